@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * Every struct and enum that the kernel side and the user side share; nothing else.
+ *
+ * sensor/kernel/layout.py reads this text and builds the Python side from it, so it keeps to a
+ * strict subset of C: u8 to u64, s32, arrays of char, enums with plain numbers, no bit-fields,
+ * no pointers, explicit padding. The _Static_asserts at the end are the hinge: BCC's clang, the
+ * host's cc and layout.py must agree on every size.
+ *
+ * pid means the process as user space says it (the kernel's tgid); tid is the thread.
+ */
+#ifndef ROTE_EVENTS_H
+#define ROTE_EVENTS_H
+
+enum rote_event_kind {
+	EVENT_EXEC = 1,
+	EVENT_FILE = 2,
+	EVENT_CGROUP_CREATED = 3,
+	EVENT_CGROUP_REMOVED = 4,
+};
+
+enum rote_operation {
+	OPERATION_EXEC = 1,
+	OPERATION_SCRIPT = 2,
+	OPERATION_MAP_EXEC = 3,
+	OPERATION_OPEN_WRITE = 10,
+	OPERATION_CREATE = 11,
+	OPERATION_TRUNCATE = 12,
+	OPERATION_WRITE = 13,
+	OPERATION_MAP_WRITE = 14,
+	OPERATION_UNLINK = 20,
+	OPERATION_RMDIR = 21,
+	OPERATION_RENAME = 30,
+	OPERATION_LINK = 40,
+	OPERATION_SYMLINK = 41,
+	OPERATION_MKDIR = 50,
+	OPERATION_MKNOD = 51,
+	OPERATION_CHMOD = 60,
+	OPERATION_CHOWN = 61,
+	OPERATION_SETXATTR = 62,
+	OPERATION_REMOVEXATTR = 63,
+	OPERATION_MOUNT = 70,
+	OPERATION_UNMOUNT = 71,
+	OPERATION_PIVOT_ROOT = 72,
+};
+
+enum rote_operation_class {
+	OPERATION_CLASS_WRITE = 1,
+	OPERATION_CLASS_REMOVE = 2,
+	OPERATION_CLASS_RENAME = 4,
+	OPERATION_CLASS_LINK = 8,
+	OPERATION_CLASS_MKDIR = 16,
+	OPERATION_CLASS_MKNOD = 32,
+	OPERATION_CLASS_ATTRIBUTES = 64,
+	OPERATION_CLASS_MOUNT = 128,
+};
+
+enum rote_origin {
+	ORIGIN_UNKNOWN = 0,
+	ORIGIN_IMAGE = 1,
+	ORIGIN_ADDED = 2,
+	ORIGIN_MOUNT = 3,
+	ORIGIN_TMPFS = 4,
+	ORIGIN_MEMORY = 5,
+};
+
+enum rote_actor {
+	ACTOR_SERVICE = 1,
+	ACTOR_SESSION = 2,
+	ACTOR_PROBE = 3,
+};
+
+enum rote_walk_end {
+	WALK_END_NONE = 0,
+	WALK_END_ROOT = 1,
+	WALK_END_OTHER_NAMESPACE = 2,
+	WALK_END_DETACHED = 3,
+	WALK_END_INTERNAL = 4,
+	WALK_END_PSEUDO = 5,
+	WALK_END_TOO_DEEP = 6,
+	WALK_END_BY_NAME = 7,
+};
+
+enum rote_event_flag {
+	EVENT_FLAG_PATH_TRUNCATED = 1,
+	EVENT_FLAG_PATH2_TRUNCATED = 2,
+	EVENT_FLAG_ARGV_TRUNCATED = 4,
+	EVENT_FLAG_PROGRAM_TRUNCATED = 8,
+	EVENT_FLAG_DELETED = 16,
+	EVENT_FLAG_SETUID = 32,
+	EVENT_FLAG_TTY = 64,
+	EVENT_FLAG_DIRECTORY = 128,
+	EVENT_FLAG_PENDING = 256,
+};
+
+enum rote_label_kind {
+	LABEL_KIND_EXACT = 0,
+	LABEL_KIND_CLASS = 1,
+	LABEL_KIND_ANY = 2,
+	LABEL_KIND_APPLET = 3,
+};
+
+enum rote_node_flag {
+	NODE_FLAG_HAS_CLASS = 1,
+	NODE_FLAG_HAS_ANY = 2,
+	NODE_FLAG_MULTICALL = 4,
+	NODE_FLAG_SUBTREE = 8,
+};
+
+enum rote_container_flag {
+	CONTAINER_FLAG_HOST_MOUNTS = 1,
+	CONTAINER_FLAG_NO_SESSIONS = 2,
+	CONTAINER_FLAG_WATCHED = 4,
+	CONTAINER_FLAG_ALIAS = 8,
+};
+
+/* How the tracepoint attachment reads one system call. */
+enum rote_syscall_shape {
+	SYSCALL_SHAPE_NONE = 0,
+	SYSCALL_SHAPE_OPEN = 1, /* returns a descriptor; flags_arg: O_* flags, or none */
+	SYSCALL_SHAPE_FD = 2, /* acts on the descriptor in fd_arg */
+	SYSCALL_SHAPE_NAME = 3, /* acts on (fd_arg, name_arg) */
+	SYSCALL_SHAPE_NAMES = 4, /* acts on (fd_arg, name_arg) and (fd2_arg, name2_arg) */
+	SYSCALL_SHAPE_MAP = 5, /* mmap: fd_arg; protection in name_arg, MAP_* in flags_arg */
+	SYSCALL_SHAPE_BIND = 6, /* bind: a unix socket's name is created */
+};
+
+/* Node numbers with a meaning of their own; see bpf/match.bpf.c. */
+enum rote_node {
+	NODE_NONE = 0,
+	NODE_PROGRAMS = 1, /* root of the trie of program paths */
+	NODE_RUNTIME = 2, /* "program": the container runtime, outside the container */
+	NODE_FIRST = 16, /* the first number for a path */
+	NODE_MODEL_ROOT = 1073741824, /* + model number: root of that model's written paths */
+};
+
+enum rote_text_segment {
+	TEXT_PATH = 0, /* BY_NAME: the directory that the name is relative to */
+	TEXT_PATH2 = 1,
+	TEXT_PROGRAM = 2, /* the program of the acting process, after an exec the new one */
+	TEXT_PARENT = 3, /* the program of its parent process */
+	TEXT_CWD = 4,
+	TEXT_NAME = 5, /* BY_NAME: the name as the caller gave it */
+	TEXT_NAME2 = 6,
+	TEXT_ARGV = 7, /* NUL separated */
+	TEXT_SEGMENTS = 8,
+};
+
+/* Why something could not be done; indexes of counters.errors. */
+enum rote_error_cause {
+	ERROR_SCRATCH = 0, /* another task used this processor's scratch memory meanwhile */
+	ERROR_TASK_MAP = 1, /* no room for the stamp of a task */
+	ERROR_CONTAINER_MAP = 2, /* no room for a container */
+	ERROR_READ = 3, /* kernel or user memory could not be read */
+	ERROR_CAUSES = 4,
+};
+
+enum rote_config_key {
+	CONFIG_DISCOVER = 0, /* 1: containers are recognised by the names of their cgroups */
+	CONFIG_HOST_MOUNTS = 1, /* inode number of the host's mount namespace */
+	CONFIG_SELF_PID = 2,
+	CONFIG_WRITE_PROBE = 3, /* 1: writes through descriptors opened elsewhere are judged */
+	CONFIG_KEYS = 8,
+};
+
+struct rote_event_header {
+	u32 kind;
+	u32 size; /* of the whole record, text included */
+	u64 ktime_ns; /* CLOCK_MONOTONIC */
+	u64 cgroup_id; /* of the container's own cgroup */
+};
+
+struct rote_event {
+	struct rote_event_header header;
+	u64 base_device; /* BY_NAME: of the directory the name is relative to */
+	u64 base_inode;
+	u64 base2_device;
+	u64 base2_inode;
+	u32 pid;
+	u32 tid;
+	u32 parent_pid;
+	u32 uid;
+	u32 gid;
+	u32 model;
+	u32 operation;
+	u32 actor;
+	u32 origin;
+	u32 walk_end;
+	u32 walk_end2;
+	u32 flags;
+	u32 open_flags;
+	u32 program_node; /* EXEC: of the caller; FILE: of the acting program; 0 unknown */
+	s32 error;
+	u32 pad;
+	u32 text_end[8]; /* where each segment ends, counted from the end of this struct */
+};
+
+/* A process of a container; key of the map: pid. */
+struct rote_task_stamp {
+	u64 container; /* cgroup id */
+	u32 program; /* node; 0 unknown */
+	u32 actor;
+};
+
+/* A watched cgroup; key of the map: cgroup id. */
+struct rote_container {
+	u64 container; /* cgroup id of the container this cgroup belongs to */
+	u64 root_dentry; /* of its root mount; 0 until the first exec */
+	u64 root_mount;
+	u64 root_super;
+	u32 model; /* 0: none yet, everything is novel */
+	u32 flags;
+	u32 init_pid; /* first process; 0: none yet */
+	u32 pad;
+};
+
+struct rote_counters {
+	u64 events;
+	u64 lost;
+	u64 truncated;
+	u64 known;
+	u64 errors[4];
+};
+
+struct rote_edge_key {
+	u32 parent;
+	u32 kind;
+	char name[256]; /* whole component, padded with NUL */
+};
+
+struct rote_edge {
+	u32 node;
+	u32 flags;
+};
+
+struct rote_exec_key {
+	u32 model;
+	u32 parent;
+	u32 program;
+	u32 origin;
+	u32 actor;
+};
+
+struct rote_write_key {
+	u32 node;
+	u32 program;
+};
+
+/* operations: low half for the node itself, high half for everything below it. */
+struct rote_write_value {
+	u32 operations;
+};
+
+struct rote_name_key {
+	u64 device;
+	u64 inode;
+	u32 model;
+	u32 program;
+	u32 operation;
+	u32 second; /* 1: the second name of a rename or link */
+	char name[256];
+};
+
+struct rote_probe_key {
+	u64 container;
+	char argv[256];
+};
+
+struct rote_file_key {
+	u64 file;
+	u64 inode;
+};
+
+struct rote_syscall_entry {
+	u32 shape;
+	u32 operation;
+	u32 fd_arg; /* argument numbers from 0; 255: none (the working directory) */
+	u32 name_arg;
+	u32 fd2_arg;
+	u32 name2_arg;
+	u32 flags_arg;
+	u32 pad;
+};
+
+struct rote_selftest {
+	u64 inode;
+	u64 pid;
+	u64 cgroup_id;
+	u64 mount_namespace;
+};
+
+#ifndef ROTE_NO_ASSERT
+_Static_assert(sizeof(struct rote_event_header) == 24, "event_header");
+_Static_assert(sizeof(struct rote_event) == 152, "event");
+_Static_assert(sizeof(struct rote_task_stamp) == 16, "task_stamp");
+_Static_assert(sizeof(struct rote_container) == 48, "container");
+_Static_assert(sizeof(struct rote_counters) == 64, "counters");
+_Static_assert(sizeof(struct rote_edge_key) == 264, "edge_key");
+_Static_assert(sizeof(struct rote_exec_key) == 20, "exec_key");
+_Static_assert(sizeof(struct rote_name_key) == 288, "name_key");
+_Static_assert(sizeof(struct rote_probe_key) == 264, "probe_key");
+_Static_assert(sizeof(struct rote_syscall_entry) == 32, "syscall_entry");
+#endif
+
+#endif /* ROTE_EVENTS_H */

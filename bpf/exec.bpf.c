@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * Executions.
+ *
+ * sched_process_exec, since 3.4, raw since 4.17: fires in the new program's own context after the
+ * old one is gone and before the first instruction of the new one, for execve, execveat and
+ * io_uring alike, with the final file and the final arguments. It misses attempts that failed,
+ * and code that is mapped rather than executed (MAP_EXEC, bpf/write.bpf.c).
+ */
+
+/* Where the last component of a NUL terminated name in s->name.name starts. */
+static __always_inline u32 name_last_component(struct rote_scratch *s)
+{
+	s->position = s->name.name[0] == '-'; /* a login shell */
+	for (u32 i = 0; i < NAME_SIZE - 1; i++) {
+		FORGET();
+		if (!s->name.name[i])
+			break;
+		if (s->name.name[i] == '/')
+			s->position = i + 1;
+	}
+	FORGET();
+	return s->position;
+}
+
+/* The applet that argument number `which` (0 or 1) names, looked up below node `program`. */
+static __always_inline struct rote_edge *applet_edge(struct rote_scratch *s, u32 program, u64 argument)
+{
+	u32 start;
+
+	bpf_probe_read_kernel(s->name.name, NAME_SIZE, s->zero);
+	bpf_probe_read_user_str(s->name.name, NAME_SIZE, (void *)argument);
+	start = name_last_component(s);
+	bpf_probe_read_kernel(s->key.name, NAME_SIZE, s->zero);
+	bpf_probe_read_kernel_str(s->key.name, NAME_SIZE, &s->name.name[start & (NAME_SIZE - 1)]);
+	s->key.parent = program;
+	s->key.kind = LABEL_KIND_APPLET;
+	return edges.lookup(&s->key);
+}
+
+/*
+ * The node of the program that now runs: its path, and for a multi-call binary its applet, which
+ * is argv[0], or argv[1] where argv[0] is the binary's own name (`busybox nc`).
+ */
+static __always_inline u32 program_node(struct rote_scratch *s)
+{
+	u32 program = match_program_path(s);
+	u64 argument;
+	struct rote_edge *edge;
+
+	if (!program || !(s->node_flags & NODE_FLAG_MULTICALL))
+		return program;
+	argument = FIELD(struct mm_struct, FIELD(struct task_struct, bpf_get_current_task(), mm),
+			 arg_start);
+	for (u32 i = 0; i < 2; i++) {
+		long size;
+
+		FORGET();
+		edge = applet_edge(s, program, argument);
+		if (!edge)
+			return NODE_NONE;
+		if (!(edge->flags & NODE_FLAG_MULTICALL))
+			return edge->node;
+		size = bpf_probe_read_user_str(s->name.name, NAME_SIZE, (void *)argument);
+		argument += size > 0 ? size : 0;
+	}
+	return NODE_NONE;
+}
+
+/* Who acts, when a task without a stamp executes its first program inside. */
+static __always_inline u32 actor_of_newcomer(struct rote_scratch *s, struct rote_container *c, u32 pid)
+{
+	u64 mm = FIELD(struct task_struct, bpf_get_current_task(), mm);
+	u64 start = FIELD(struct mm_struct, mm, arg_start);
+	u64 size = FIELD(struct mm_struct, mm, arg_end) - start;
+
+	if (c->flags & CONTAINER_FLAG_NO_SESSIONS)
+		return ACTOR_SERVICE;
+	if (!c->init_pid) {
+		c->init_pid = pid;
+		return ACTOR_SERVICE;
+	}
+	bpf_probe_read_kernel(s->probe.argv, NAME_SIZE, s->zero);
+	s->probe.container = c->container;
+	if (size < NAME_SIZE)
+		bpf_probe_read_user(s->probe.argv, (u32)size & (NAME_SIZE - 1), (void *)start);
+	return probes.lookup(&s->probe) ? ACTOR_PROBE : ACTOR_SESSION;
+}
+
+static __always_inline int exec_is_known(struct rote_scratch *s, struct rote_container *c,
+					 u32 program)
+{
+	struct rote_exec_key key = {
+		.model = c->model,
+		.parent = s->event.program_node,
+		.program = program,
+		.origin = s->event.origin,
+		.actor = s->event.actor,
+	};
+
+	return program && c->model && exec_keys.lookup(&key) != NULL;
+}
+
+/* A script: bprm holds its interpreter by now, so the script is judged by its name. */
+static __always_inline void place_script(struct rote_scratch *s, u64 filename)
+{
+	u64 fs = FIELD(struct task_struct, bpf_get_current_task(), fs);
+	char first = 0;
+
+	bpf_probe_read_kernel(&first, 1, (void *)filename);
+	place_path(&s->place[TEXT_PATH2],
+		   fs + (first == '/' ? __builtin_offsetof(struct fs_struct, root) :
+					__builtin_offsetof(struct fs_struct, pwd)));
+	s->names[1] = filename;
+	s->names_in_kernel = 1;
+	s->event.operation = OPERATION_SCRIPT;
+}
+
+/* The first program of a container shows where its root is. */
+static __always_inline void container_note_root(struct rote_scratch *s, struct rote_container *c)
+{
+	if (c->root_dentry || s->walk_end != WALK_END_ROOT)
+		return;
+	c->root_mount = s->top_mount;
+	c->root_dentry = FIELD(struct mount, s->top_mount, mnt.mnt_root);
+	c->root_super = FIELD(struct dentry, c->root_dentry, d_sb);
+}
+
+RAW_TRACEPOINT_PROBE(sched_process_exec)
+{
+	u64 bprm = ctx->args[2];
+	u64 task = bpf_get_current_task();
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	u64 id = current_cgroup_id();
+	struct rote_task_stamp *stamp = tasks.lookup(&pid);
+	struct rote_container *c = containers.lookup(&id);
+	struct rote_task_stamp fresh = {};
+	struct rote_scratch *s;
+	u64 file, inode, filename;
+
+	if (stamp)
+		id = stamp->container;
+	else if (c)
+		id = c->container;
+	else
+		return 0;
+	c = containers.lookup(&id);
+	if (!c)
+		return 0;
+	/* A runtime that executes itself inside the cgroup is still outside the container. */
+	if (!stamp && !(c->flags & CONTAINER_FLAG_HOST_MOUNTS) &&
+	    (u32)FIELD(struct mnt_namespace, task_mount_namespace(task), ns.inum) ==
+		    config_value(CONFIG_HOST_MOUNTS))
+		return 0;
+	s = scratch_take();
+	if (!s) {
+		COUNT_ERROR(id, ERROR_SCRATCH);
+		return 0;
+	}
+	s->event.operation = OPERATION_EXEC;
+	if (stamp) {
+		s->event.program_node = stamp->program;
+		s->event.actor = stamp->actor;
+	} else {
+		s->event.program_node = NODE_RUNTIME;
+		s->event.actor = actor_of_newcomer(s, c, pid);
+	}
+	FORGET();
+	file = FIELD(struct linux_binprm, bprm, file);
+	inode = FIELD(struct file, file, f_inode);
+	place_file(&s->place[TEXT_PATH], file);
+	walk(s, s->place[TEXT_PATH].dentry, s->place[TEXT_PATH].mount);
+	FORGET();
+	container_note_root(s, c);
+	s->event.walk_end = walk_judge_end(s, c);
+	s->event.origin = inode_origin(c, inode);
+	FORGET();
+	if (s->event.origin == ORIGIN_MEMORY)
+		s->event.flags |= EVENT_FLAG_DELETED;
+	if (FIELD(struct inode, inode, i_mode) & (S_ISUID | S_ISGID))
+		s->event.flags |= EVENT_FLAG_SETUID;
+	fresh.container = c->container;
+	fresh.actor = s->event.actor;
+	if (s->event.walk_end == WALK_END_ROOT)
+		fresh.program = program_node(s);
+	FORGET();
+	filename = FIELD(struct linux_binprm, bprm, filename);
+	s->known = exec_is_known(s, c, fresh.program);
+	if (filename != FIELD(struct linux_binprm, bprm, interp)) {
+		place_script(s, filename);
+		if (!name_is_known(s, c, 1))
+			s->known = 0;
+	}
+	if (tasks.update(&pid, &fresh))
+		COUNT_ERROR(c->container, ERROR_TASK_MAP);
+	FORGET();
+	if (s->known)
+		COUNT(c->container, known);
+	else
+		event_emit(ctx, s, c, EVENT_EXEC);
+	return 0;
+}

@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * What object is it: scratch memory, the walk from a dentry to its root, the origin of content.
+ */
+
+/* Constants that BTF does not carry, from the kernel's own headers. */
+#define S_IFMT 00170000
+#define S_IFREG 0100000
+#define S_IFCHR 0020000
+#define S_IFDIR 0040000
+#define S_ISUID 0004000
+#define S_ISGID 0002000
+#define OVERLAYFS_SUPER_MAGIC 0x794c7630
+#define TMPFS_MAGIC 0x01021994
+#define RAMFS_MAGIC 0x858458f6
+#define SB_KERNMOUNT (1 << 22)
+#define FMODE_WRITE 0x2
+#define FMODE_CREATED 0x100000
+#define O_WRONLY 00000001
+#define O_RDWR 00000002
+#define O_CREAT 00000100
+#define O_TRUNC 00001000
+#define O_ACCMODE 00000003
+#define PROT_WRITE 0x2
+#define PROT_EXEC 0x4
+#define MAP_SHARED 0x01
+#define MAP_TYPE 0x0f
+#define MAY_WRITE 0x2
+#define AT_FDCWD -100
+#define ERROR_POINTER ((u64) - 4095)
+
+#define DEPTH_MAX 64
+#define WALK_STEPS 76 /* components and the mounts between them */
+#define TEXT_MASK 0x3fff
+#define TEXT_SLACK 4096 /* one string beyond the mask never leaves the buffer */
+#define TEXT_PATH_MAX 4096
+#define TEXT_SHORT_MAX 1024
+#define ARGV_MAX 2048
+#define NAME_SIZE 256
+#define SEGMENT_WALKS 5 /* TEXT_PATH to TEXT_CWD */
+
+/*
+ * Zero-extended value of a field of a kernel structure; 0 when it cannot be read. p is a u64 so
+ * that neither BCC's rewriter nor its struct layout has a part in it.
+ */
+#define FIELD(type, p, field)                                                                      \
+	({                                                                                         \
+		u64 _value = 0;                                                                    \
+		bpf_probe_read_kernel(&_value, sizeof(((type *)0)->field),                         \
+				      (void *)((u64)(p) + __builtin_offsetof(type, field)));       \
+		_value;                                                                            \
+	})
+
+/*
+ * Hide from clang what it knows of a value, so that it keeps a bound that the verifier needs.
+ */
+#define OPAQUE(value) asm volatile("" : "+r"(value))
+
+/*
+ * At the start of a loop's body: makes clang fetch the loop's variables from the scratch memory
+ * again, where the verifier has forgotten their ranges. In registers each pass would look new.
+ */
+#define FORGET() asm volatile("" ::: "memory")
+
+struct rote_place {
+	u64 dentry;
+	u64 mount; /* struct mount, not its vfsmount */
+};
+
+/*
+ * Working memory of one run, too large for the stack. The verifier must not track loop variables
+ * (it would try each value on each path), so they live here too.
+ */
+struct rote_scratch {
+	struct rote_event event; /* first: event and text go out as one record */
+	char text[TEXT_MASK + 1 + TEXT_SLACK];
+	u64 owner; /* pid_tgid of the run that uses this memory */
+	u64 dentries[DEPTH_MAX];
+	u64 top_mount;
+	struct rote_place at; /* of walk() */
+	u32 depth;
+	u32 walk_end;
+	u32 offset; /* in text */
+	u32 position; /* of a loop */
+	struct rote_place place[SEGMENT_WALKS];
+	struct rote_edge_key key;
+	struct rote_edge_key class_key;
+	/* match_path() and component_canonical() */
+	u32 node;
+	u32 node_flags;
+	u32 state;
+	u32 in;
+	u32 out;
+	u32 token_start;
+	u32 token_length;
+	u32 token_changes;
+	u32 token_kinds;
+	u32 token_previous;
+	u32 token_not_hex;
+	u32 is_volatile;
+	/* a change that is judged */
+	u32 objects; /* 1 or 2 */
+	u32 known;
+	u32 classes[2];
+	u32 by_name;
+	u64 names[2]; /* addresses */
+	u32 names_in_kernel;
+	u64 argument[6];
+	struct rote_name_key name;
+	struct rote_probe_key probe;
+	char canonical[2 * NAME_SIZE];
+	u64 zero[NAME_SIZE / 8]; /* never written */
+};
+
+BPF_PERCPU_ARRAY(scratches, struct rote_scratch, 1);
+
+/*
+ * The scratch memory of this processor. On kernels that preempt BPF programs another task may
+ * take it over in the middle; scratch_kept() finds out before anything is said or decided.
+ */
+static __always_inline struct rote_scratch *scratch_take(void)
+{
+	int zero = 0;
+	struct rote_scratch *s = scratches.lookup(&zero);
+
+	if (!s)
+		return NULL;
+	s->owner = bpf_get_current_pid_tgid();
+	s->objects = 0;
+	s->by_name = 0;
+	s->names_in_kernel = 0;
+	s->offset = 0;
+	s->event.flags = 0;
+	s->event.open_flags = 0;
+	s->event.walk_end = WALK_END_NONE;
+	s->event.walk_end2 = WALK_END_NONE;
+	s->event.origin = ORIGIN_UNKNOWN;
+	s->event.base_device = 0;
+	s->event.base_inode = 0;
+	s->event.error = 0;
+	s->place[TEXT_PATH].dentry = 0;
+	s->place[TEXT_PATH2].dentry = 0;
+	s->place[TEXT_PROGRAM].dentry = 0;
+	s->place[TEXT_PARENT].dentry = 0;
+	s->place[TEXT_CWD].dentry = 0;
+	s->names[0] = 0;
+	s->names[1] = 0;
+	return s;
+}
+
+static __always_inline int scratch_kept(struct rote_scratch *s)
+{
+	return s->owner == bpf_get_current_pid_tgid();
+}
+
+static __always_inline u64 mount_of(u64 vfsmount)
+{
+	return vfsmount - __builtin_offsetof(struct mount, mnt);
+}
+
+static __always_inline void place_path(struct rote_place *place, u64 path)
+{
+	place->dentry = FIELD(struct path, path, dentry);
+	place->mount = mount_of(FIELD(struct path, path, mnt));
+}
+
+static __always_inline void place_file(struct rote_place *place, u64 file)
+{
+	place_path(place, file + __builtin_offsetof(struct file, f_path));
+}
+
+/*
+ * Collect the dentries from `place` up to the root of its mount tree in s->dentries, leaf first,
+ * and say in s->walk_end how that ended.
+ */
+static __always_inline void walk(struct rote_scratch *s, u64 dentry, u64 mount)
+{
+	s->depth = 0;
+	s->top_mount = 0;
+	s->walk_end = WALK_END_TOO_DEEP;
+	s->at.dentry = dentry;
+	s->at.mount = mount;
+	for (int i = 0; i < WALK_STEPS; i++) {
+		u64 parent, above;
+		u32 depth;
+
+		FORGET();
+		if (s->at.dentry == FIELD(struct mount, s->at.mount, mnt.mnt_root)) {
+			above = FIELD(struct mount, s->at.mount, mnt_parent);
+			if (above == s->at.mount || !above) {
+				s->top_mount = s->at.mount;
+				s->walk_end = WALK_END_ROOT;
+				break;
+			}
+			s->at.dentry = FIELD(struct mount, s->at.mount, mnt_mountpoint);
+			s->at.mount = above;
+			continue;
+		}
+		parent = FIELD(struct dentry, s->at.dentry, d_parent);
+		if (parent == s->at.dentry || !parent) {
+			s->walk_end = WALK_END_PSEUDO;
+			break;
+		}
+		depth = s->depth;
+		if (depth >= DEPTH_MAX)
+			break;
+		s->dentries[depth & (DEPTH_MAX - 1)] = s->at.dentry;
+		s->depth = depth + 1;
+		s->at.dentry = parent;
+	}
+}
+
+static __always_inline u64 task_mount_namespace(u64 task)
+{
+	return FIELD(struct nsproxy, FIELD(struct task_struct, task, nsproxy), mnt_ns);
+}
+
+/* After walk(): whose root it was that the walk reached. */
+static __always_inline u32 walk_judge_end(struct rote_scratch *s, struct rote_container *c)
+{
+	u64 namespace;
+
+	if (s->walk_end != WALK_END_ROOT)
+		return s->walk_end;
+	namespace = FIELD(struct mount, s->top_mount, mnt_ns);
+	if (!namespace)
+		return WALK_END_DETACHED;
+	if (namespace >= ERROR_POINTER)
+		return WALK_END_INTERNAL;
+	if (namespace != task_mount_namespace(bpf_get_current_task()))
+		return WALK_END_OTHER_NAMESPACE;
+	/* unshare(CLONE_NEWNS) copies the mounts but keeps the root's dentry; pivot_root does not. */
+	if (!(c->flags & CONTAINER_FLAG_HOST_MOUNTS) && c->root_dentry &&
+	    c->root_dentry != FIELD(struct mount, s->top_mount, mnt.mnt_root))
+		return WALK_END_OTHER_NAMESPACE;
+	return WALK_END_ROOT;
+}
+
+static __always_inline u64 dentry_inode(u64 dentry)
+{
+	return FIELD(struct dentry, dentry, d_inode);
+}
+
+/*
+ * Where the content of an inode comes from. On overlayfs the upper dentry stands right behind the
+ * inode in struct ovl_inode (5.10 to 7.2); it is not in every kernel's BTF, so it is addressed
+ * by that.
+ */
+static __always_inline u32 inode_origin(struct rote_container *c, u64 inode)
+{
+	u64 super = FIELD(struct inode, inode, i_sb);
+	u64 magic = FIELD(struct super_block, super, s_magic);
+	u64 upper = 0;
+
+	if (!(u32)FIELD(struct inode, inode, i_nlink))
+		return ORIGIN_MEMORY;
+	if (magic == TMPFS_MAGIC || magic == RAMFS_MAGIC) {
+		if (FIELD(struct super_block, super, s_flags) & SB_KERNMOUNT)
+			return ORIGIN_MEMORY;
+		return super == c->root_super ? ORIGIN_UNKNOWN : ORIGIN_TMPFS;
+	}
+	if (c->flags & CONTAINER_FLAG_HOST_MOUNTS)
+		return ORIGIN_UNKNOWN;
+	if (super != c->root_super)
+		return ORIGIN_MOUNT;
+	if (magic != OVERLAYFS_SUPER_MAGIC)
+		return ORIGIN_UNKNOWN;
+	bpf_probe_read_kernel(&upper, sizeof(upper), (void *)(inode + sizeof(struct inode)));
+	return upper ? ORIGIN_ADDED : ORIGIN_IMAGE;
+}
+
+/*
+ * Character devices that take writes without keeping them: null, zero, full, random, urandom,
+ * terminals. They are not objects of a model.
+ */
+static __always_inline int inode_is_sink(u64 inode)
+{
+	u32 mode = FIELD(struct inode, inode, i_mode);
+	u32 device, major, minor;
+
+	if ((mode & S_IFMT) != S_IFCHR)
+		return 0;
+	device = FIELD(struct inode, inode, i_rdev);
+	major = device >> 20;
+	minor = device & 0xfffff;
+	return (major == 1 && minor >= 3 && minor <= 9) || major == 5 ||
+	       (major >= 136 && major <= 143);
+}

@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * The verdict on one event, and the record about it.
+ */
+
+static __always_inline void count_add(u64 cgroup_id, u32 offset)
+{
+	struct rote_counters *n = counts.lookup(&cgroup_id);
+	u64 none = 0;
+
+	if (!n)
+		n = counts.lookup(&none);
+	if (n)
+		__sync_fetch_and_add((u64 *)((void *)n + offset), 1);
+}
+
+#define COUNT(cgroup_id, field) count_add(cgroup_id, __builtin_offsetof(struct rote_counters, field))
+#define COUNT_ERROR(cgroup_id, cause)                                                              \
+	count_add(cgroup_id, __builtin_offsetof(struct rote_counters, errors) + 8 * (cause))
+
+static __always_inline u64 config_value(u32 key)
+{
+	u64 *value = settings.lookup(&key);
+
+	return value ? *value : 0;
+}
+
+/* Append the path that walk() left in s->dentries. Returns 1 when it was cut. */
+static __always_inline int text_append_walk(struct rote_scratch *s, u32 limit)
+{
+	u32 start = s->offset;
+
+	s->position = s->depth;
+	if (!s->depth) {
+		s->text[start & TEXT_MASK] = '/';
+		s->offset = start + 1;
+		return 0;
+	}
+	for (int i = 0; i < DEPTH_MAX; i++) {
+		FORGET();
+		u32 left = s->position;
+		u32 offset = s->offset;
+		u64 dentry;
+		long size;
+
+		if (!left)
+			return 0;
+		if (offset - start + NAME_SIZE > limit)
+			return 1;
+		left -= 1;
+		s->position = left;
+		dentry = s->dentries[left & (DEPTH_MAX - 1)];
+		s->text[offset & TEXT_MASK] = '/';
+		size = bpf_probe_read_kernel_str(&s->text[(offset + 1) & TEXT_MASK], NAME_SIZE,
+						 (void *)FIELD(struct dentry, dentry, d_name.name));
+		s->offset = offset + (size > 0 ? (u32)size : 1);
+	}
+	return 0;
+}
+
+static __always_inline u64 task_program_file(u64 task)
+{
+	return FIELD(struct mm_struct, FIELD(struct task_struct, task, mm), exe_file);
+}
+
+/* The strings of the acting process: its program, its parent's, its directory, its arguments. */
+static __always_inline void place_process(struct rote_scratch *s)
+{
+	u64 task = bpf_get_current_task();
+	u64 parent = FIELD(struct task_struct, task, real_parent);
+	u64 file;
+
+	file = task_program_file(task);
+	if (file)
+		place_file(&s->place[TEXT_PROGRAM], file);
+	file = task_program_file(parent);
+	if (file)
+		place_file(&s->place[TEXT_PARENT], file);
+	place_path(&s->place[TEXT_CWD],
+		   FIELD(struct task_struct, task, fs) + __builtin_offsetof(struct fs_struct, pwd));
+	s->event.parent_pid = FIELD(struct task_struct, parent, tgid);
+	if (FIELD(struct signal_struct, FIELD(struct task_struct, task, signal), tty))
+		s->event.flags |= EVENT_FLAG_TTY;
+}
+
+static __always_inline void text_append_arguments(struct rote_scratch *s)
+{
+	u64 mm = FIELD(struct task_struct, bpf_get_current_task(), mm);
+	u64 start = FIELD(struct mm_struct, mm, arg_start);
+	u64 size = FIELD(struct mm_struct, mm, arg_end) - start;
+	u32 offset = s->offset;
+
+	if (!mm)
+		return;
+	if (size > ARGV_MAX) {
+		size = ARGV_MAX;
+		s->event.flags |= EVENT_FLAG_ARGV_TRUNCATED;
+	}
+	if (!bpf_probe_read_user(&s->text[offset & TEXT_MASK], (u32)size & (2 * ARGV_MAX - 1),
+				 (void *)start))
+		s->offset = offset + (u32)size;
+}
+
+static __always_inline void text_append_name(struct rote_scratch *s, u64 name)
+{
+	u32 offset = s->offset;
+	long size;
+
+	if (!name)
+		return;
+	if (s->names_in_kernel)
+		size = bpf_probe_read_kernel_str(&s->text[offset & TEXT_MASK], TEXT_SLACK,
+						 (void *)name);
+	else
+		size = bpf_probe_read_user_str(&s->text[offset & TEXT_MASK], TEXT_SLACK,
+					       (void *)name);
+	if (size > 1)
+		s->offset = offset + (u32)size - 1;
+}
+
+/*
+ * Send the record: s->place names the paths, s->event the rest. The walk of the object is made
+ * again here; only novelty comes this far. Returns 0 when it was lost.
+ */
+static __always_inline int event_emit(void *ctx, struct rote_scratch *s, struct rote_container *c, u32 kind)
+{
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	u64 uid_gid = bpf_get_current_uid_gid();
+	u64 container = c->container;
+	int cut = 0;
+	u32 size;
+
+	s->event.header.kind = kind;
+	s->event.header.ktime_ns = bpf_ktime_get_ns();
+	s->event.header.cgroup_id = container;
+	s->event.pid = pid_tgid >> 32;
+	s->event.tid = (u32)pid_tgid;
+	s->event.uid = (u32)uid_gid;
+	s->event.gid = uid_gid >> 32;
+	s->event.model = c->model;
+	if (!c->model)
+		s->event.flags |= EVENT_FLAG_PENDING;
+	place_process(s);
+	s->offset = 0;
+	for (u32 i = 0; i < SEGMENT_WALKS; i++) {
+		FORGET();
+		u32 limit = i < TEXT_PROGRAM ? TEXT_PATH_MAX : TEXT_SHORT_MAX;
+
+		if (s->place[i].dentry) {
+			walk(s, s->place[i].dentry, s->place[i].mount);
+			if (text_append_walk(s, limit) || s->walk_end == WALK_END_TOO_DEEP) {
+				s->event.flags |= i == TEXT_PATH    ? EVENT_FLAG_PATH_TRUNCATED :
+						  i == TEXT_PATH2   ? EVENT_FLAG_PATH2_TRUNCATED :
+						  i == TEXT_PROGRAM ? EVENT_FLAG_PROGRAM_TRUNCATED :
+								      0;
+				cut = 1;
+			}
+		}
+		s->event.text_end[i] = s->offset;
+	}
+	text_append_name(s, s->names[0]);
+	s->event.text_end[TEXT_NAME] = s->offset;
+	text_append_name(s, s->names[1]);
+	s->event.text_end[TEXT_NAME2] = s->offset;
+	text_append_arguments(s);
+	s->event.text_end[TEXT_ARGV] = s->offset;
+	if (cut)
+		COUNT(container, truncated);
+	if (!scratch_kept(s)) {
+		COUNT_ERROR(container, ERROR_SCRATCH);
+		return 0;
+	}
+	size = s->offset;
+	if (size > TEXT_MASK)
+		size = TEXT_MASK;
+	size += sizeof(struct rote_event);
+	s->event.header.size = size;
+	if (events.ringbuf_output(&s->event, size, 0)) {
+		COUNT(container, lost);
+		return 0;
+	}
+	COUNT(container, events);
+	return 1;
+}
+
+/*
+ * Whether the names cache says that s->names[i], relative to s->place[TEXT_PATH + i], is known to
+ * program s->event.program_node and that this still holds.
+ */
+static __always_inline int name_is_known(struct rote_scratch *s, struct rote_container *c, u32 i)
+{
+	u64 inode = dentry_inode(s->place[i].dentry);
+	u64 *until;
+	long size;
+
+	bpf_probe_read_kernel(s->name.name, NAME_SIZE, s->zero);
+	if (s->names_in_kernel)
+		size = bpf_probe_read_kernel_str(s->name.name, NAME_SIZE, (void *)s->names[i]);
+	else
+		size = bpf_probe_read_user_str(s->name.name, NAME_SIZE, (void *)s->names[i]);
+	s->name.device = FIELD(struct super_block, FIELD(struct inode, inode, i_sb), s_dev);
+	s->name.inode = FIELD(struct inode, inode, i_ino);
+	s->name.model = c->model;
+	s->name.program = s->event.program_node;
+	s->name.operation = s->event.operation;
+	s->name.second = i;
+	if (!i) {
+		s->event.base_device = s->name.device;
+		s->event.base_inode = s->name.inode;
+	} else {
+		s->event.base2_device = s->name.device;
+		s->event.base2_inode = s->name.inode;
+	}
+	if (size <= 0 || size >= NAME_SIZE)
+		return 0;
+	until = names.lookup(&s->name);
+	return until && *until > bpf_ktime_get_ns();
+}
+
+static __always_inline u32 write_operations(struct rote_scratch *s, u32 program)
+{
+	struct rote_write_key key = { .node = s->node, .program = program };
+	struct rote_write_value *value = write_keys.lookup(&key);
+
+	if (!value)
+		return 0;
+	return s->position ? value->operations >> 16 : value->operations & 0xffff;
+}
+
+/* Object i of a change: where its walk ends, and whether the model knows it. */
+static __always_inline void object_judge(struct rote_scratch *s, struct rote_container *c, u32 i)
+{
+	u64 inode;
+
+	walk(s, s->place[i].dentry, s->place[i].mount);
+	s->walk_end = walk_judge_end(s, c);
+	if (i) {
+		s->event.walk_end2 = s->walk_end;
+	} else {
+		s->event.walk_end = s->walk_end;
+		inode = dentry_inode(s->place[0].dentry);
+		if (inode)
+			s->event.origin = inode_origin(c, inode);
+	}
+	FORGET();
+	if (s->walk_end != WALK_END_ROOT) {
+		s->known = 0;
+		return;
+	}
+	if (!s->known || !s->classes[i])
+		return;
+	match_path(s, NODE_MODEL_ROOT + c->model);
+	FORGET();
+	if (!(write_operations(s, s->event.program_node) & s->classes[i]))
+		s->known = 0;
+}
+
+/*
+ * Judge the change in s->place[0 .. s->objects) and send a record when it is novel. Returns 0 only
+ * when the record was lost, so that the same object has to be judged again.
+ */
+static __always_inline int change_judge(void *ctx, struct rote_scratch *s, struct rote_container *c,
+					struct rote_task_stamp *stamp)
+{
+	s->event.actor = stamp->actor;
+	s->event.program_node = stamp->program;
+	s->known = stamp->program && c->model;
+	if (s->by_name) {
+		s->event.walk_end = WALK_END_BY_NAME;
+		s->event.walk_end2 = WALK_END_BY_NAME;
+		for (u32 i = 0; i < 2; i++) {
+			FORGET();
+			if (i < s->objects && !name_is_known(s, c, i))
+				s->known = 0;
+		}
+	} else {
+		for (u32 i = 0; i < 2; i++) {
+			FORGET();
+			if (i >= s->objects)
+				break;
+			object_judge(s, c, i);
+		}
+	}
+	FORGET();
+	/* Pipes and sockets are no objects; overlay's backing files were judged above. */
+	if (s->event.walk_end == WALK_END_INTERNAL || s->event.walk_end == WALK_END_PSEUDO)
+		return 1;
+	if (s->known) {
+		COUNT(c->container, known);
+		return 1;
+	}
+	return event_emit(ctx, s, c, EVENT_FILE);
+}
+
+static __always_inline u32 operation_class(u32 operation)
+{
+	if (operation <= OPERATION_MAP_WRITE)
+		return OPERATION_CLASS_WRITE;
+	if (operation <= OPERATION_RENAME) /* the old name of a rename is removed */
+		return OPERATION_CLASS_REMOVE;
+	if (operation <= OPERATION_SYMLINK)
+		return OPERATION_CLASS_LINK;
+	if (operation == OPERATION_MKDIR)
+		return OPERATION_CLASS_MKDIR;
+	if (operation == OPERATION_MKNOD)
+		return OPERATION_CLASS_MKNOD;
+	if (operation <= OPERATION_REMOVEXATTR)
+		return OPERATION_CLASS_ATTRIBUTES;
+	return OPERATION_CLASS_MOUNT;
+}
+
+/*
+ * An open file is judged once: at its open, or at its first write when it was opened elsewhere.
+ * Noted once it was judged and no record about it was lost.
+ */
+static __always_inline void file_note_judged(u64 file)
+{
+	struct rote_file_key key = { .file = file, .inode = FIELD(struct file, file, f_inode) };
+	u32 one = 1;
+
+	judged.update(&key, &one);
+}
+
+static __always_inline int file_is_judged(u64 file)
+{
+	struct rote_file_key key = { .file = file, .inode = FIELD(struct file, file, f_inode) };
+
+	return judged.lookup(&key) != NULL;
+}
+
+/* A file that is no pipe, socket or sink, and is not overlay's own backing file. */
+static __always_inline int file_is_object(u64 file)
+{
+	u64 inode = FIELD(struct file, file, f_inode);
+	u64 dentry = FIELD(struct file, file, f_path.dentry);
+	u32 type = FIELD(struct inode, inode, i_mode) & S_IFMT;
+
+	/* Before 6.6 overlay opens the backing file under the container's own path. */
+	if (inode != dentry_inode(dentry))
+		return 0;
+	return type == S_IFREG || (type == S_IFCHR && !inode_is_sink(inode)) || type == 0060000;
+}

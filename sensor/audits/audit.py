@@ -1,0 +1,118 @@
+"""The durable record of a verdict and of what was done about it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+class AuditType(enum.StrEnum):
+    """What kind of deviation an audit records. Stable names: people filter by them."""
+
+    UNKNOWN_PROGRAM = "unknown_program"
+    UNKNOWN_PARENT = "unknown_parent"  # known program, started by a program that never did
+    CHANGED_PROGRAM = "changed_program"  # origin added, mount or tmpfs: dropped or modified
+    MEMORY_PROGRAM = "memory_program"  # memfd or deleted
+    EXEC_SESSION = "exec_session"  # somebody came in from outside
+    UNKNOWN_WRITE = "unknown_write"
+    PROTECTED_WRITE = "protected_write"  # programs, libraries, accounts, keys, cron, ld.so
+    UNRESOLVED_OBJECT = "unresolved_object"  # the walk did not end at the container's root
+    EVENTS_LOST = "events_lost"
+
+
+class Sensor(enum.StrEnum):
+    """Which sensor saw it."""
+
+    PROCESS = "process"
+    FILESYSTEM = "filesystem"
+    SELF = "self"  # Rote about itself
+
+
+class Action(enum.StrEnum):
+    """What the rule asks for."""
+
+    IGNORE = "ignore"
+    ALERT = "alert"
+    PREVENT = "prevent"
+    BLOCK = "block"
+
+
+class Guarantee(enum.StrEnum):
+    """What this host can really do (design.md section 2)."""
+
+    DENY = "deny"
+    KILL = "kill"
+    DETECT = "detect"
+
+
+class Severity(enum.IntEnum):
+    """How much it matters; the numbers are OCSF's severity_id."""
+
+    INFO = 1
+    LOW = 2
+    MEDIUM = 3
+    HIGH = 4
+    CRITICAL = 5
+
+
+@dataclass(slots=True)
+class Audit:
+    """One deviation. ``id`` is 0 until the store has given it one.
+
+    Times are nanoseconds since the epoch. Paths as in ``sensor.events``.
+    """
+
+    time_ns: int  # first occurrence
+    host: str
+    container_id: str
+    container_name: str
+    image: str  # as people write it: "nginx:1.25"
+    sensor: Sensor
+    type: AuditType
+    severity: Severity
+    model_id: str
+    model_state: str  # "learning", "dry-run", "active", …
+    action: Action
+    guarantee: Guarantee
+    program: str = ""  # acting program, "#applet" appended for multi-call binaries
+    parents: tuple[str, ...] = ()  # nearest first
+    path: str = ""
+    path2: str = ""
+    operation: str = ""  # lower case name of sensor.events.Operation
+    origin: str = ""  # lower case name of sensor.events.Origin
+    argv: tuple[str, ...] = ()  # scrubbed of secrets
+    cwd: str = ""
+    uid: int = 0
+    gid: int = 0
+    pid: int = 0
+    actor: str = "service"
+    rule: str = "default"
+    outcome: str = "observed"  # "observed", "denied", "killed"; would-… while in dry run
+    errno: int = 0
+    signal: int = 0
+    technique: tuple[str, ...] = ()  # MITRE ATT&CK ids, where known
+    namespace: str = ""
+    pod: str = ""
+    pod_container: str = ""
+    runtime: str = ""
+    remarks: tuple[str, ...] = ()  # "path truncated", "by name", …
+    count: int = 1
+    last_ns: int = 0  # last occurrence; equals time_ns for a single one
+    id: int = 0
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def identity(self) -> tuple[object, ...]:
+        """What makes two audits repeats of one another within the window."""
+        return (
+            self.container_id,
+            self.type,
+            self.program,
+            self.path,
+            self.path2,
+            self.operation,
+            self.origin,
+            self.actor,
+            self.uid,
+            self.outcome,
+            self.parents[:1],
+        )

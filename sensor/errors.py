@@ -1,0 +1,79 @@
+"""Every error that Rote raises for a user, drawn as a tree.
+
+RoteError                      one clear line, exit code 1
+├── UsageError                 a flag, argument or filter is wrong            exit 2
+├── BadInputError              a file or message is not what was expected     exit 3
+│   ├── ModelFileError         an exported model
+│   └── ProtocolError          a message on the control socket
+├── HostError                  this host lacks something                      exit 4
+│   ├── NotRootError
+│   ├── KernelSupportError     no BTF, no bpffs, a program was refused
+│   └── RuntimeUnavailableError   a container runtime does not answer
+├── StateError                 the state on disk: locked, full, corrupt       exit 5
+│   └── AlreadyRunningError    a second daemon
+└── NotRunningError            the daemon does not answer                     exit 6
+
+A message names the file or object, the place in it, and what was expected.
+"""
+
+from __future__ import annotations
+
+
+class RoteError(Exception):
+    """Base of all errors with a message meant for a person."""
+
+    exit_code = 1
+
+
+class UsageError(RoteError):
+    """A flag, an argument or a filter cannot be used as given."""
+
+    exit_code = 2
+
+
+class BadInputError(RoteError):
+    """A file or message is not what was expected; nothing was changed."""
+
+    exit_code = 3
+
+
+class ModelFileError(BadInputError):
+    """An exported model is damaged, of another version, or not a model."""
+
+
+class ProtocolError(BadInputError):
+    """A message on the control socket is not one of ours."""
+
+
+class HostError(RoteError):
+    """This host lacks something that Rote needs."""
+
+    exit_code = 4
+
+
+class NotRootError(HostError):
+    """The command needs root."""
+
+
+class KernelSupportError(HostError):
+    """The kernel lacks or refuses something that Rote needs."""
+
+
+class RuntimeUnavailableError(HostError):
+    """A container runtime does not answer."""
+
+
+class StateError(RoteError):
+    """The state on disk cannot be read or written."""
+
+    exit_code = 5
+
+
+class AlreadyRunningError(StateError):
+    """Another daemon holds the state directory."""
+
+
+class NotRunningError(RoteError):
+    """No daemon answers on the control socket."""
+
+    exit_code = 6

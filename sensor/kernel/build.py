@@ -1,0 +1,323 @@
+"""The short-lived process that compiles, loads, checks, attaches and pins; then it ends.
+
+The only code that knows bcc. It runs as ``python -m sensor.kernel.build`` with a JSON request on
+standard input and answers with one JSON object on standard output, so that the daemon never holds
+a compiler: bcc and LLVM cost some 150 MB while they work.
+
+Why not ``BPF.attach_*``: BCC attaches what its naming convention tells it to, before a map is
+filled, and gives up at the first refusal. Here everything is filled before anything is attached,
+and a hook that a kernel lacks is reported with the kernel's reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sensor.errors import KernelSupportError
+from sensor.kernel import bpf
+from sensor.kernel.headers import header_tree
+from sensor.kernel.layout import check_mirrors, header
+from sensor.kernel.syscalls import syscall_table
+from sensor.kernel.unit import unit_text
+from sensor.paths import MARKS
+
+ATTACH_NUMBERS = {"tracepoint": 0, "fentry": 1, "lsm": 2}
+_RAW_TRACEPOINT, _TRACING, _LSM = 17, 26, 29  # enum bpf_prog_type
+
+# Without these Rote would miss whole classes of behaviour, so their absence is an error.
+MANDATORY = (
+    "sched_process_exec", "sched_process_fork", "sched_process_exit", "cgroup_mkdir",
+    "cgroup_rmdir", "sys_exit", "file_open", "path_rename", "path_unlink",
+)  # fmt: skip
+_SELFTEST = "task_rename"
+_PR_SET_NAME = 15
+_MAPS = (
+    "events", "containers", "tasks", "counts", "edges", "exec_keys", "write_keys", "names",
+    "probes", "judged", "syscalls", "settings", "bytes",
+)  # fmt: skip
+
+
+class Builder:
+    """One attempt to bring one attachment up.
+
+    Args:
+        request: ``attach`` (candidates, best first), ``pins`` (directory to pin in), ``cache``,
+            ``ring_pages``, ``cgroup_subsys``, ``cgroup_hierarchy``, ``settings`` (enum
+            rote_config_key → value).
+    """
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.request = request
+        self.missing: list[tuple[str, str]] = []
+        self.links: dict[str, int] = {}
+
+    def build(self) -> dict[str, Any]:
+        """Try the candidates in order; the answer for the daemon.
+
+        Raises:
+            KernelSupportError: none of them works here.
+        """
+        started = time.monotonic()
+        check_mirrors()
+        os.environ["BCC_KERNEL_SOURCE"] = str(header_tree(Path(self.request["cache"])))
+        bcc = _import_bcc()
+        notes: list[str] = []
+        for attach in self.request["attach"]:
+            self.missing, self.links = [], {}
+            try:
+                self._bring_up(bcc, attach)
+            except _RefusedError as refused:
+                notes.append(f"{attach}: {refused}")
+                self._take_down()
+                continue
+            return {
+                "attach": attach,
+                "hooks": sorted(self.links),
+                "missing": self.missing,
+                "notes": notes,
+                "bcc": bcc.__version__,
+                "seconds": round(time.monotonic() - started, 3),
+            }
+        raise KernelSupportError("this kernel takes none of Rote's attachments: " + "; ".join(notes))
+
+    def _bring_up(self, bcc: Any, attach: str) -> None:
+        module = self._compile(bcc, attach)
+        maps = {name: module[name].map_fd for name in _MAPS}
+        self._fill(maps)
+        names = [
+            bcc.lib.bpf_function_name(module.module, i)
+            for i in range(bcc.lib.bpf_num_functions(module.module))
+        ]
+        programs = {
+            hook: (fd, kind)
+            for name in sorted(names, key=_mandatory_first)
+            for hook, fd, kind in self._load(bcc, module, name)
+        }
+        self._selftest(module, programs.pop(_SELFTEST)[0])
+        pins = Path(self.request["pins"])
+        for directory in (pins / "maps", pins / "links"):
+            directory.mkdir(parents=True, exist_ok=True)
+        for name, fd in maps.items():
+            bpf.pin(fd, pins / "maps" / name)
+        for hook, (fd, kind) in programs.items():
+            try:
+                self.links[hook] = bpf.attach(fd, hook if kind == _RAW_TRACEPOINT else None)
+            except OSError as error:
+                self._refused(hook, f"attach: {error.strerror}")
+                continue
+            bpf.pin(self.links[hook], pins / "links" / hook)
+
+    def _compile(self, bcc: Any, attach: str) -> Any:
+        bcc.BPF._trace_autoload = lambda _: None
+        flags = [
+            "-ffine-grained-bitfield-accesses",
+            "-Wno-unused-function",
+            f"-DATTACH={ATTACH_NUMBERS[attach]}",
+            f"-DRING_PAGES={self.request['ring_pages']}",
+            f"-DCGROUP_SUBSYS={self.request['cgroup_subsys']}",
+            f"-DCGROUP_HIERARCHY={self.request['cgroup_hierarchy']}",
+        ]
+        with _captured_stderr() as output:
+            try:
+                module = bcc.BPF(text=unit_text(), cflags=flags)
+            except Exception as error:
+                raise KernelSupportError(
+                    f"the BPF sources do not compile against this kernel: {_first_error(output())}"
+                ) from error
+            warnings = output()
+        if "declaration does not declare anything" in warnings:
+            # An older bpftool drops anonymous members it does not understand: wrong offsets.
+            raise KernelSupportError(
+                "bpftool is older than this kernel's type information; expected a bpftool of "
+                "about the kernel's age, install it from the same release as the kernel"
+            )
+        return module
+
+    def _load(self, bcc: Any, module: Any, name: bytes) -> Iterator[tuple[str, int, int]]:
+        prefix, _, hook = name.decode().partition("__")
+        kind = {"raw_tracepoint": _RAW_TRACEPOINT, "lsm": _LSM, "kfunc": _TRACING}[prefix]
+        hook = hook.removeprefix("vmlinux__").removeprefix("security_")
+        with _captured_stderr() as output:
+            try:
+                function = module.load_func(name, kind)
+            except Exception:
+                self._refused(hook, _verifier_reason(output()))
+                return
+        yield hook, function.fd, kind
+
+    def _refused(self, hook: str, reason: str) -> None:
+        if hook in MANDATORY:
+            raise _RefusedError(f"{hook}: {reason}")
+        self.missing.append((hook, reason))
+
+    def _fill(self, maps: dict[str, int]) -> None:
+        settings = bpf.Map(os.dup(maps["settings"]), 4, 8)
+        for key, value in self.request["settings"].items():
+            settings.update(int(key).to_bytes(4, "little"), int(value).to_bytes(8, "little"))
+        settings.update(
+            header().enums["config_key"]["CONFIG_SELF_PID"].to_bytes(4, "little"),
+            os.getpid().to_bytes(8, "little"),
+        )
+        settings.close()
+        table = bpf.Map(os.dup(maps["bytes"]), 4, 256)
+        table.update(bytes(4), bytes(byte_kind(byte) for byte in range(256)))
+        table.close()
+        entry = header().structs["syscall_entry"]
+        syscalls = bpf.Map(os.dup(maps["syscalls"]), 4, entry.size)
+        for number, value in syscall_table().items():
+            syscalls.update(number.to_bytes(4, "little"), value)
+        syscalls.close()
+        counters = header().structs["counters"]
+        counts = bpf.Map(os.dup(maps["counts"]), 8, counters.size)
+        counts.update(bytes(8), bytes(counters.size))
+        counts.close()
+
+    def _selftest(self, module: Any, fd: int) -> None:
+        """Compare what the kernel side reads of this process with what user space knows."""
+        link = bpf.attach(fd, _SELFTEST)
+        try:
+            ctypes.CDLL(None).prctl(_PR_SET_NAME, b"rote-build", 0, 0, 0)
+        finally:
+            os.close(link)
+        layout = header().structs["selftest"]
+        results = bpf.Map(os.dup(module["selftests"].map_fd), 4, layout.size)
+        seen = layout.unpack(results.lookup(bytes(4)) or bytes(layout.size))
+        results.close()
+        program = os.stat("/proc/self/exe")
+        expected = {
+            "pid": os.getpid(),
+            "mount_namespace": os.stat("/proc/self/ns/mnt").st_ino,
+        }
+        if os.major(program.st_dev):  # overlayfs and btrfs show other numbers than they keep
+            expected["inode"] = program.st_ino
+        for name, value in expected.items():
+            if seen[name] != value:
+                raise KernelSupportError(
+                    f"self-test: the kernel side reads {name} {seen[name]} where {value} is "
+                    "right; this kernel's structures are laid out otherwise than its type "
+                    "information says, please report it"
+                )
+
+    def _take_down(self) -> None:
+        for fd in self.links.values():
+            os.close(fd)
+        remove_pins(Path(self.request["pins"]))
+
+
+class _RefusedError(Exception):
+    """The kernel refuses what this attachment cannot do without."""
+
+
+def remove_pins(directory: Path) -> list[str]:
+    """Remove a directory of pins, links first; what was removed."""
+    removed = []
+    for part in ("links", "maps"):
+        for path in sorted((directory / part).glob("*")):
+            path.unlink()
+            removed.append(f"{part}/{path.name}")
+        with contextlib.suppress(FileNotFoundError):
+            (directory / part).rmdir()
+    with contextlib.suppress(FileNotFoundError):
+        directory.rmdir()
+    return removed
+
+
+def byte_kind(byte: int) -> int:
+    """The BYTE_* bits of bpf/match.bpf.c for one byte."""
+    if byte in MARKS:
+        return 32
+    if 0x61 <= byte <= 0x7A:
+        return 1 | 16 | (8 if byte > 0x66 else 0)
+    if 0x41 <= byte <= 0x5A:
+        return 2 | 8 | (16 if byte > 0x46 else 0)
+    if 0x30 <= byte <= 0x39:
+        return 4
+    return 0
+
+
+def _mandatory_first(name: bytes) -> tuple[bool, bytes]:
+    hook = name.decode().partition("__")[2].removeprefix("vmlinux__").removeprefix("security_")
+    return hook not in ("file_open", "sys_exit"), name
+
+
+def _import_bcc() -> Any:
+    try:
+        import bcc
+    except ImportError as error:
+        raise KernelSupportError(
+            f"python3-bpfcc cannot be imported ({error}); expected the distribution's package: "
+            "apt-get install python3-bpfcc"
+        ) from error
+    if not hasattr(bcc, "BPF"):
+        raise KernelSupportError(
+            f"{bcc.__file__}: this is another package named bcc; expected the distribution's "
+            "python3-bpfcc: pip uninstall bcc, then apt-get install python3-bpfcc"
+        )
+    return bcc
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Any]:
+    """BCC and the verifier write to descriptor 2 only; yields a function that gives it so far."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+
+        def text() -> str:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 65536))
+            return file.read().decode(errors="replace")
+
+        try:
+            yield text
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _first_error(output: str) -> str:
+    for line in output.splitlines():
+        if "error:" in line:
+            return line.strip()
+    return output.strip()[-200:] or "no message"
+
+
+_NOISE = re.compile(r"^(processed|verification|stack depth|;|\d+: \(|R\d|from \d|func#|mark_)")
+
+
+def _verifier_reason(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    telling = [line for line in lines if not _NOISE.match(line)]
+    for line in reversed(telling):
+        if "Failed to load program" not in line and not line.startswith("HINT"):
+            return line[:300]
+    return telling[-1][:300] if telling else "no reason given"
+
+
+def main() -> int:
+    """Read the request, answer, end."""
+    request = orjson.loads(sys.stdin.buffer.read())
+    try:
+        answer = Builder(request).build()
+    except KernelSupportError as error:
+        answer = {"error": str(error)}
+    except OSError as error:
+        answer = {"error": f"{error.filename or 'bpf()'}: {error.strerror}"}
+    sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
+    return 0 if "error" not in answer else 4
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""Kernel headers out of the running kernel's own BTF, so that none need to be installed.
+
+BCC expects a kernel header tree. A small one is enough: ``vmlinux.h`` as bpftool writes it, with
+three changes, and a dozen stubs that include it. The changes:
+
+* CO-RE attributes go, since BCC does no relocation;
+* the unnamed bit-fields that stand for alignment holes get names, because clang before 18
+  misplaces whatever follows them (iovisor/bcc#4890);
+* structures that the programs only point to are cut down to declarations, which halves the time
+  to parse.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from sensor.errors import KernelSupportError
+from sensor.kernel.helper_ids import HELPER_IDS
+from sensor.kernel.unit import fingerprint
+
+BTF = Path("/sys/kernel/btf/vmlinux")
+_VERSION = 3  # of what is made here; part of the cache key
+
+# Structures the programs look into. What these hold by value is kept too.
+ROOTS = (
+    "bpf_raw_tracepoint_args", "cgroup", "cgroup_root", "cgroup_subsys_state", "css_set", "dentry",
+    "fdtable", "file", "files_struct", "fs_struct", "inode", "kernfs_node", "linux_binprm",
+    "mm_struct", "mnt_namespace", "mount", "nsproxy", "path", "pt_regs", "signal_struct",
+    "super_block", "task_struct", "thread_info", "vfsmount", "vm_area_struct", "bpf_map_def", "bpf_stack_build_id",
+    "__sk_buff", "sk_buff", "pt_regs", "bpf_perf_event_data", "xdp_md",
+)  # fmt: skip
+
+_STUBS = (
+    "linux/types", "linux/log2", "linux/if_vlan", "linux/bpf", "asm/page", "uapi/linux/bpf",
+    "uapi/linux/bpf_perf_event", "uapi/linux/types", "uapi/linux/ptrace", "uapi/linux/if_packet",
+    "uapi/linux/in",
+)  # fmt: skip
+_EMPTY = ("if_ether", "ip", "tcp", "udp", "ipv6", "icmp")
+
+_KCONFIG = """\
+#define PAGE_SIZE 4096
+#define __always_inline inline __attribute__((always_inline))
+#ifndef NULL
+#define NULL ((void *)0)
+#endif
+#define _UAPI__LINUX_BPF_H__
+#define CONFIG_BPF_SYSCALL 1
+#define CONFIG_ARCH_HAS_SYSCALL_WRAPPER 1
+#define CONFIG_CC_STACKPROTECTOR 1
+#include "vmlinux.h"
+#include "helper_ids.h"
+"""
+
+
+def btf_bytes() -> bytes:
+    """The running kernel's BTF.
+
+    Raises:
+        KernelSupportError: the kernel was built without it.
+    """
+    try:
+        return BTF.read_bytes()
+    except OSError as error:
+        raise KernelSupportError(
+            f"{BTF}: {error.strerror}; expected this kernel's type information "
+            "(CONFIG_DEBUG_INFO_BTF=y, kernels of Debian 11, Ubuntu 20.10 and later have it)"
+        ) from error
+
+
+def header_tree(cache: Path, btf: bytes | None = None) -> Path:
+    """The header tree for the running kernel, made on first use and kept under ``cache``.
+
+    The key is the BTF itself, not the kernel's name: two builds may share a name.
+    """
+    btf = btf if btf is not None else btf_bytes()
+    tree = cache / f"headers-{fingerprint(btf, str(_VERSION))}"
+    if (tree / "include/vmlinux.h").exists():
+        return tree
+    cache.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".headers-", dir=cache))
+    try:
+        _write_tree(scratch, adapt(_dump()))
+        scratch.chmod(0o755)
+        try:
+            scratch.rename(tree)
+        except OSError:
+            if not (tree / "include/vmlinux.h").exists():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return tree
+
+
+def _dump() -> str:
+    bpftool = shutil.which("bpftool") or shutil.which("bpftool", path="/usr/sbin:/sbin")
+    if bpftool is None:
+        raise KernelSupportError(
+            "bpftool: not found; expected it to read the kernel's types: "
+            "apt-get install bpftool (Ubuntu: linux-tools-generic)"
+        )
+    result = subprocess.run(
+        [bpftool, "btf", "dump", "file", str(BTF), "format", "c"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if result.returncode != 0 or "struct task_struct {" not in result.stdout:
+        raise KernelSupportError(
+            f"bpftool btf dump {BTF}: {result.stderr.strip() or 'no struct task_struct in it'}; "
+            "expected C declarations"
+        )
+    return result.stdout
+
+
+def adapt(vmlinux: str) -> str:
+    """Make bpftool's output fit for BCC; see the module's text."""
+    text = "\n".join(
+        line
+        for line in vmlinux.split("\n")
+        if "preserve_access_index" not in line and "pragma clang attribute pop" not in line
+    )
+    holes = 0
+
+    def name_hole(match: re.Match[str]) -> str:
+        nonlocal holes
+        holes += 1
+        return f"{match.group(1)}long hole_{holes};"
+
+    text = re.sub(r"(?m)^(\s+)long: 64;", name_hole, text)
+    return prune(text, ROOTS)
+
+
+def prune(text: str, roots: tuple[str, ...]) -> str:
+    """Cut structures down to declarations unless ``roots`` hold them by value."""
+    items = _items(text)
+    bodies: dict[tuple[str, str], int] = {}
+    typedefs: dict[str, tuple[str, str]] = {}
+    for i, item in enumerate(items):
+        if match := re.match(r"(struct|union) (\w+) \{", item):
+            bodies[match.group(1), match.group(2)] = i
+        elif match := re.match(r"typedef (struct|union) (\w+) (\w+)(\[\d+\])?;", item):
+            typedefs[match.group(3)] = match.group(1), match.group(2)
+    wanted = [key for key in bodies if key[1] in roots]
+    for item in items:
+        if item.startswith(("typedef struct {", "typedef union {")):
+            wanted.extend(_by_value(item, typedefs))
+        elif match := re.match(r"typedef (?:(struct|union) )?(\w+) \w+\[\d+\];", item):
+            kind, name = match.groups()
+            wanted.extend([(kind, name)] if kind else [typedefs[name]] if name in typedefs else [])
+    kept: set[tuple[str, str]] = set()
+    while wanted:
+        key = wanted.pop()
+        if key in bodies and key not in kept:
+            kept.add(key)
+            wanted.extend(_by_value(items[bodies[key]], typedefs))
+    dropped = {i for key, i in bodies.items() if key not in kept}
+    declarations = [f"{kind} {name};" for (kind, name), i in bodies.items() if i in dropped]
+    return "\n".join(declarations + [item for i, item in enumerate(items) if i not in dropped])
+
+
+def _items(text: str) -> list[str]:
+    items: list[str] = []
+    current: list[str] = []
+    depth = 0
+    for line in text.split("\n"):
+        if not current and (line.startswith("#") or not line.strip()):
+            items.append(line)
+            continue
+        current.append(line)
+        depth += line.count("{") - line.count("}")
+        if depth == 0 and line.rstrip().endswith(";"):
+            items.append("\n".join(current))
+            current = []
+    items.extend(current)
+    return items
+
+
+def _by_value(body: str, typedefs: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
+    found = [
+        (match.group(1), match.group(2))
+        for match in re.finditer(r"(?m)^\s+(?:const |volatile )*(struct|union) (\w+) (\w+)", body)
+    ]
+    found.extend(
+        typedefs[match.group(1)]
+        for match in re.finditer(r"(?m)^\s+(?:const |volatile )*(\w+) (\w+)", body)
+        if match.group(1) in typedefs
+    )
+    return found
+
+
+def _write_tree(tree: Path, vmlinux: str) -> None:
+    include = tree / "include"
+    release = os.uname().release
+    numbers = [int(n) for n in re.findall(r"\d+", release)[:2]]
+    have = set(re.findall(r"\b(BPF_FUNC_\w+) = ", vmlinux))
+    files = {
+        "vmlinux.h": vmlinux,
+        "linux/kconfig.h": _KCONFIG,
+        "linux/version.h": (
+            "#define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + ((c) > 255 ? 255 : (c)))\n"
+            f"#define LINUX_VERSION_CODE KERNEL_VERSION({numbers[0]}, {numbers[1]}, 0)\n"
+        ),
+        # BCC names every helper it knows; the ids are stable, the enum of an older kernel is not.
+        "helper_ids.h": "".join(
+            f"#define {name} ((enum bpf_func_id){number})\n"
+            for number, name in enumerate(HELPER_IDS)
+            if name not in have
+        ),
+    }
+    files.update({f"{name}.h": '#include "vmlinux.h"\n' for name in _STUBS})
+    files.update({f"uapi/linux/{name}.h": "" for name in _EMPTY})
+    for name, content in files.items():
+        path = include / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    (tree / "arch/x86/include").mkdir(parents=True, exist_ok=True)

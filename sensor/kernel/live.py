@@ -1,0 +1,541 @@
+"""The real kernel: pinned maps, and the process that puts them there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+
+from sensor.errors import KernelSupportError
+from sensor.events import Event, EventKind, Operation, WalkEnd
+from sensor.kernel import bpf
+from sensor.kernel.build import remove_pins
+from sensor.kernel.decode import Decoder, Record, applet_of
+from sensor.kernel.headers import btf_bytes
+from sensor.kernel.layout import check_mirrors, header
+from sensor.kernel.port import (
+    NODE_PROGRAMS,
+    NODE_RUNTIME,
+    Attachment,
+    ContainerCounters,
+    ContainerFlag,
+    Edge,
+    ExecEntry,
+    LabelKind,
+    NameEntry,
+    NodeFlag,
+    WriteEntry,
+)
+from sensor.kernel.ring import Ring
+from sensor.kernel.unit import fingerprint, unit_text
+
+_BUILD_SECONDS = 300  # an emulated machine needs most of a minute
+_NAME_HOLDS_NS = 60 * 10**9
+_REMEMBERED_PROGRAMS = 16384
+_GUARANTEE = {"lsm": "detect", "fentry": "detect", "tracepoint": "detect"}
+
+
+class KernelSettings(Protocol):
+    """What LiveKernel reads of ``sensor.config.Settings``."""
+
+    attach: str
+    write_probe: str
+    ring_size: int
+    bpf_dir: Path
+    run_dir: Path
+    discover: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupLayout:
+    """Which cgroup hierarchy tells containers apart on this host.
+
+    ``subsystem`` is the index of the controller in the kernel's css_set, -1 for version 2;
+    ``hierarchy`` the number that /proc/self/cgroup shows.
+    """
+
+    subsystem: int
+    hierarchy: int
+
+
+class LiveKernel:
+    """Implements ``sensor.kernel.port.Kernel`` with pinned objects."""
+
+    def __init__(self, pins: Path, attachment: Attachment, ring_size: int) -> None:
+        self.attachment = attachment
+        self._pins = pins
+        self._layouts = header().structs
+        self._maps = {
+            name: bpf.Map(bpf.get(pins / "maps" / name), key, value)
+            for name, (key, value) in self._sizes().items()
+        }
+        self._ring = Ring(bpf.get(pins / "maps" / "events"), ring_size)
+        self._decoder = Decoder()
+        self._records: list[Record] = []
+        # node number → (parent node, label): programs by number, to name callers in events
+        self._program_edges: dict[int, tuple[int, LabelKind, bytes]] = {}
+        # pid → program path and applet, for programs without a number
+        self._programs: OrderedDict[int, tuple[str, str]] = OrderedDict()
+        self._next_sync = 0.0
+
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        size = {name: layout.size for name, layout in self._layouts.items()}
+        return {
+            "containers": (8, size["container"]),
+            "tasks": (4, size["task_stamp"]),
+            "counts": (8, size["counters"]),
+            "edges": (size["edge_key"], size["edge"]),
+            "exec_keys": (size["exec_key"], 4),
+            "write_keys": (size["write_key"], size["write_value"]),
+            "names": (size["name_key"], 8),
+            "probes": (size["probe_key"], 4),
+            "settings": (4, 8),
+        }
+
+    @classmethod
+    def open(cls, settings: KernelSettings, *, cache: Path | None = None) -> LiveKernel:
+        """Bring the kernel side up, or take over what an earlier daemon pinned.
+
+        Raises:
+            KernelSupportError: what this kernel lacks, with the remedy.
+        """
+        started = time.monotonic()
+        check_mirrors()
+        layout = cgroup_layout()
+        _require_bpffs(settings.bpf_dir)
+        name = fingerprint(
+            unit_text(),
+            btf_bytes(),
+            settings.attach,
+            settings.write_probe,
+            str(settings.ring_size),
+            str(settings.discover),
+            repr(layout),
+        )
+        pins = settings.bpf_dir / name
+        described = settings.run_dir / f"kernel-{name}.json"
+        answer = _reusable(pins, described)
+        reused = answer is not None
+        if answer is None:
+            if pins.exists():
+                remove_pins(pins)
+            answer = _build(settings, layout, pins, cache or settings.run_dir / "cache")
+            described.write_bytes(orjson.dumps(answer))
+        # What another version left behind goes only now that its successor works.
+        for other in settings.bpf_dir.iterdir():
+            if other != pins:
+                remove_pins(other)
+        attachment = Attachment(
+            mode=answer["attach"],
+            hooks=tuple(answer["hooks"]),
+            missing=tuple((hook, reason) for hook, reason in answer["missing"]),
+            guarantee=_GUARANTEE[answer["attach"]],
+            reused=reused,
+            load_seconds=round(time.monotonic() - started, 3),
+            notes=tuple(answer["notes"]),
+        )
+        return cls(pins, attachment, settings.ring_size)
+
+    @staticmethod
+    def unload(bpf_dir: Path) -> list[str]:
+        """Remove every pin of Rote's; the programs go with them. What was removed."""
+        removed = []
+        if bpf_dir.is_dir():
+            for pins in sorted(bpf_dir.iterdir()):
+                removed.extend(f"{pins.name}/{item}" for item in remove_pins(pins))
+            bpf_dir.rmdir()
+        return removed
+
+    def fileno(self) -> int:
+        """The ring's descriptor."""
+        return self._ring.fd
+
+    def read_events(self, limit: int = 4096) -> list[Event]:
+        """Events that wait, oldest first."""
+        now = time.monotonic()
+        if now >= self._next_sync:
+            self._decoder.synchronise()
+            self._next_sync = now + 10
+        records: list[Record] = []
+        decode = self._decoder.decode
+        self._ring.read(lambda data: records.append(decode(data)), limit)
+        events: list[Event] = []
+        for record in records:
+            events.extend(self._complete(record))
+        return events
+
+    def _complete(self, record: Record) -> Iterable[Event]:
+        """Add what follows from node numbers and earlier records; split a script's exec."""
+        event = record.event
+        event.program_node = record.program_node
+        if event.kind is EventKind.FILE:
+            if record.program_node:
+                event.program, event.applet = self._program(record.program_node)
+            else:
+                event.applet = applet_of(event.program, event.argv)
+            return (event,)
+        if event.kind is not EventKind.EXEC:
+            return (event,)
+        event.program, event.program_applet = self._caller(record)
+        event.applet = applet_of(event.path, event.argv)
+        self._remember(event.pid, event.path, event.applet)
+        if event.operation is not Operation.SCRIPT:
+            return (event,)
+        return _split_script(event)
+
+    def _caller(self, record: Record) -> tuple[str, str]:
+        if record.program_node == NODE_RUNTIME:
+            return "", ""
+        if record.program_node:
+            return self._program(record.program_node)
+        known = self._programs.get(record.event.pid) or self._programs.get(record.event.parent_pid)
+        return known or (record.parent_path, "")
+
+    def _remember(self, pid: int, path: str, applet: str) -> None:
+        self._programs[pid] = path, applet
+        self._programs.move_to_end(pid)
+        if len(self._programs) > _REMEMBERED_PROGRAMS:
+            self._programs.popitem(last=False)
+
+    def _program(self, node: int) -> tuple[str, str]:
+        parts: list[bytes] = []
+        applet = ""
+        while node != NODE_PROGRAMS:
+            edge = self._program_edges.get(node)
+            if edge is None:
+                return "", ""
+            node, kind, label = edge
+            if kind is LabelKind.APPLET:
+                applet = os.fsdecode(label)
+            else:
+                parts.append(label)
+        return os.fsdecode(b"/" + b"/".join(reversed(parts))), applet
+
+    def watch(self, cgroup_id: int, *, model: int, flags: ContainerFlag, init_pid: int = 0) -> None:
+        """See ``Kernel.watch``. What the kernel noted about the root stays."""
+        layout = self._layouts["container"]
+        key = cgroup_id.to_bytes(8, "little")
+        counts = self._maps["counts"]
+        if counts.lookup(key) is None:
+            counts.update(key, bytes(counts.value_size))
+        old = self._maps["containers"].lookup(key)
+        values: dict[str, Any] = layout.unpack(old) if old else {}
+        values.update(container=cgroup_id, model=model, flags=int(flags))
+        values["init_pid"] = values.get("init_pid") or init_pid
+        self._maps["containers"].update(key, layout.pack(**values))
+
+    def alias(self, cgroup_id: int, container_cgroup_id: int) -> None:
+        """See ``Kernel.alias``."""
+        above = self._maps["containers"].lookup(container_cgroup_id.to_bytes(8, "little"))
+        layout = self._layouts["container"]
+        flags = int(layout.unpack(above)["flags"]) if above else 0  # type: ignore[call-overload]
+        value = layout.pack(container=container_cgroup_id, flags=flags | ContainerFlag.ALIAS)
+        self._maps["containers"].update(cgroup_id.to_bytes(8, "little"), value)
+
+    def unwatch(self, cgroup_id: int) -> None:
+        """See ``Kernel.unwatch``."""
+        layout = self._layouts["container"]
+        for key, value in self._maps["containers"].items():
+            if layout.unpack(value)["container"] == cgroup_id:
+                self._maps["containers"].delete(key)
+        stamp = self._layouts["task_stamp"]
+        for key, value in self._maps["tasks"].items():
+            if stamp.unpack(value)["container"] == cgroup_id:
+                self._maps["tasks"].delete(key)
+        for key in list(self._maps["probes"].keys()):
+            if int.from_bytes(key[:8], "little") == cgroup_id:
+                self._maps["probes"].delete(key)
+        self._maps["counts"].delete(cgroup_id.to_bytes(8, "little"))
+
+    def adopt(self, pid: int, cgroup_id: int, *, session: bool) -> None:
+        """See ``Kernel.adopt``. A process that has its stamp already keeps it."""
+        key = pid.to_bytes(4, "little")
+        if self._maps["tasks"].lookup(key) is None:
+            actor = 2 if session else 1
+            value = self._layouts["task_stamp"].pack(container=cgroup_id, actor=actor)
+            self._maps["tasks"].update(key, value)
+
+    def stamp(self, pid: int, program: int) -> None:
+        """See ``Kernel.stamp``."""
+        key = pid.to_bytes(4, "little")
+        layout = self._layouts["task_stamp"]
+        old = self._maps["tasks"].lookup(key)
+        if old is None:
+            return
+        values: dict[str, Any] = layout.unpack(old)
+        if not values["program"]:
+            values["program"] = program
+            self._maps["tasks"].update(key, layout.pack(**values))
+
+    def allow_probe(self, cgroup_id: int, argv: tuple[str, ...]) -> None:
+        """See ``Kernel.allow_probe``. An argv of 255 bytes or more is not recognised."""
+        text = b"".join(os.fsencode(part) + b"\0" for part in argv)
+        if text and len(text) < 256:
+            key = self._layouts["probe_key"].pack(container=cgroup_id, argv=text)
+            self._maps["probes"].update(key, (1).to_bytes(4, "little"))
+
+    def _edge_key(self, edge: Edge) -> bytes:
+        return self._layouts["edge_key"].pack(
+            parent=edge.parent, kind=int(edge.kind), name=edge.label
+        )
+
+    def put_edges(self, edges: Iterable[Edge]) -> None:
+        """See ``Kernel.put_edges``."""
+        pack = self._layouts["edge"].pack
+        for edge in edges:
+            self._note_program(edge)
+            self._maps["edges"].update(
+                self._edge_key(edge), pack(node=edge.node, flags=int(edge.flags))
+            )
+
+    def _note_program(self, edge: Edge) -> None:
+        is_program = edge.parent == NODE_PROGRAMS or edge.parent in self._program_edges
+        # A multi-call program's own name leads back to itself; see bpf/exec.bpf.c.
+        if is_program and edge.node != edge.parent:
+            self._program_edges[edge.node] = edge.parent, edge.kind, edge.label
+
+    def drop_edges(self, edges: Iterable[Edge]) -> None:
+        """See ``Kernel.drop_edges``."""
+        for edge in edges:
+            self._program_edges.pop(edge.node, None)
+            self._maps["edges"].delete(self._edge_key(edge))
+
+    def edges(self) -> list[Edge]:
+        """See ``Kernel.edges``; parents before children."""
+        key_of, value_of = self._layouts["edge_key"].unpack, self._layouts["edge"].unpack
+        found: dict[int, list[Edge]] = {}
+        for key, value in self._maps["edges"].items():
+            k: dict[str, Any] = key_of(key)
+            v: dict[str, Any] = value_of(value)
+            edge = Edge(
+                k["parent"],
+                LabelKind(k["kind"]),
+                k["name"].rstrip(b"\0"),
+                v["node"],
+                NodeFlag(v["flags"]),
+            )
+            found.setdefault(edge.parent, []).append(edge)
+        children = {edge.node for edges in found.values() for edge in edges}
+        ordered: list[Edge] = []
+        waiting = [parent for parent in found if parent not in children]
+        while waiting:
+            for edge in found.pop(waiting.pop(), ()):
+                ordered.append(edge)
+                waiting.append(edge.node)
+        for edge in ordered:
+            self._note_program(edge)
+        return ordered
+
+    def put_exec(self, entries: Iterable[ExecEntry]) -> None:
+        """See ``Kernel.put_exec``."""
+        for entry in entries:
+            self._maps["exec_keys"].update(self._exec_key(entry), (1).to_bytes(4, "little"))
+
+    def drop_exec(self, entries: Iterable[ExecEntry]) -> None:
+        """See ``Kernel.drop_exec``."""
+        for entry in entries:
+            self._maps["exec_keys"].delete(self._exec_key(entry))
+
+    def _exec_key(self, entry: ExecEntry) -> bytes:
+        return self._layouts["exec_key"].pack(
+            model=entry.model,
+            parent=entry.parent,
+            program=entry.program,
+            origin=entry.origin,
+            actor=entry.actor,
+        )
+
+    def put_write(self, entries: Iterable[WriteEntry]) -> None:
+        """See ``Kernel.put_write``."""
+        for entry in entries:
+            key = self._layouts["write_key"].pack(node=entry.node, program=entry.program)
+            if entry.operations:
+                self._maps["write_keys"].update(key, entry.operations.to_bytes(4, "little"))
+            else:
+                self._maps["write_keys"].delete(key)
+
+    def clear_writes(self) -> None:
+        """See ``Kernel.clear_writes``."""
+        self._maps["write_keys"].clear()
+
+    def put_names(self, entries: Iterable[NameEntry]) -> None:
+        """See ``Kernel.put_names``. An answer holds for a minute; links on the way may change."""
+        until = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + _NAME_HOLDS_NS
+        for entry in entries:
+            if len(entry.name) >= 255:
+                continue
+            key = self._layouts["name_key"].pack(
+                device=entry.device,
+                inode=entry.inode,
+                model=entry.model,
+                program=entry.program,
+                operation=entry.operation,
+                second=int(entry.second),
+                name=entry.name,
+            )
+            self._maps["names"].update(key, until.to_bytes(8, "little"))
+
+    def clear_knowledge(self) -> None:
+        """See ``Kernel.clear_knowledge``."""
+        for name in ("exec_keys", "write_keys", "names", "edges"):
+            self._maps[name].clear()
+        self._program_edges.clear()
+
+    def counters(self) -> dict[int, ContainerCounters]:
+        """See ``Kernel.counters``."""
+        layout = self._layouts["counters"]
+        result: dict[int, ContainerCounters] = {}
+        for key, value in self._maps["counts"].items():
+            n: dict[str, Any] = layout.unpack(value)
+            result[int.from_bytes(key, "little")] = ContainerCounters(
+                events=n["events"],
+                lost=n["lost"],
+                truncated=n["truncated"],
+                known=n["known"],
+                errors=tuple(n[f"errors[{i}]"] for i in range(4)),
+            )
+        return result
+
+    def close(self) -> None:
+        """See ``Kernel.close``."""
+        self._ring.close()
+        for mapping in self._maps.values():
+            mapping.close()
+
+
+def _split_script(event: Event) -> tuple[Event, Event]:
+    """A script's exec is two: of the script by its name, and of its interpreter."""
+    interpreter = Event(
+        **{name: getattr(event, name) for name in Event.__slots__}  # type: ignore[attr-defined]
+    )
+    interpreter.operation = Operation.EXEC
+    interpreter.path2 = ""
+    event.path, event.path2, event.applet = event.path2, "", ""
+    event.walk_end = WalkEnd.BY_NAME
+    return event, interpreter
+
+
+def cgroup_layout() -> CgroupLayout:
+    """Find the hierarchy that tells containers apart: version 2 where it is mounted.
+
+    Source: /proc/self/cgroup and /proc/self/mountinfo (cgroups(7)).
+
+    Raises:
+        KernelSupportError: neither version 2 nor a usable version 1 hierarchy.
+    """
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    if " - cgroup2 " in mounts:
+        return CgroupLayout(-1, 0)
+    lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    order = [
+        line.split()[0]
+        for line in Path("/proc/cgroups").read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    ]
+    for controller in ("pids", "memory", "devices", "cpu"):
+        for line in lines:
+            number, names, _ = line.split(":", 2)
+            if controller in names.split(",") and f",{controller}" in mounts.replace(" ", ","):
+                return CgroupLayout(order.index(controller), int(number))
+    raise KernelSupportError(
+        "no cgroup file system is mounted; expected cgroup2 or the version 1 controllers: "
+        "mount -t cgroup2 cgroup2 /sys/fs/cgroup"
+    )
+
+
+def _require_bpffs(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise KernelSupportError(
+            f"{directory}: {error.strerror}; expected a BPF file system: "
+            "mount -t bpf bpf /sys/fs/bpf"
+        ) from error
+    result = subprocess.run(
+        ["stat", "-f", "-c", "%t", str(directory)],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+    )
+    if result.stdout.strip() != "cafe4a11":  # BPF_FS_MAGIC
+        raise KernelSupportError(
+            f"{directory}: not on a BPF file system; expected one: mount -t bpf bpf /sys/fs/bpf"
+        )
+
+
+def _reusable(pins: Path, described: Path) -> dict[str, Any] | None:
+    """What was pinned, if it is all still there."""
+    with contextlib.suppress(OSError, orjson.JSONDecodeError):
+        answer: dict[str, Any] = orjson.loads(described.read_bytes())
+        links = {path.name for path in (pins / "links").iterdir()}
+        if set(answer["hooks"]) == links and (pins / "maps" / "events").exists():
+            return answer
+    return None
+
+
+def _build(
+    settings: KernelSettings, layout: CgroupLayout, pins: Path, cache: Path
+) -> dict[str, Any]:
+    keys = header().enums["config_key"]
+    attach = settings.attach
+    request = {
+        "attach": _candidates() if attach == "auto" else [attach],
+        "pins": str(pins),
+        "cache": str(cache),
+        "ring_pages": settings.ring_size // os.sysconf("SC_PAGESIZE"),
+        "cgroup_subsys": layout.subsystem,
+        "cgroup_hierarchy": layout.hierarchy,
+        "settings": {
+            keys["CONFIG_DISCOVER"]: int(settings.discover),
+            keys["CONFIG_HOST_MOUNTS"]: _host_mount_namespace(),
+            keys["CONFIG_WRITE_PROBE"]: int(settings.write_probe == "always"),
+        },
+    }
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", "sensor.kernel.build"],
+            input=orjson.dumps(request, option=orjson.OPT_NON_STR_KEYS),
+            capture_output=True,
+            timeout=_BUILD_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise KernelSupportError(
+            f"compiling the BPF sources took more than {_BUILD_SECONDS} s; expected a few"
+        ) from error
+    try:
+        answer: dict[str, Any] = orjson.loads(result.stdout.splitlines()[-1])
+    except (orjson.JSONDecodeError, IndexError) as error:
+        tail = result.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise KernelSupportError(
+            f"the compiler process ended with {result.returncode}: {''.join(tail) or 'no message'}"
+        ) from error
+    if "error" in answer:
+        raise KernelSupportError(answer["error"])
+    return answer
+
+
+def _host_mount_namespace() -> int:
+    """Inode number of the host's mount namespace: init's, or ours where init is hidden from us."""
+    try:
+        return os.stat("/proc/1/ns/mnt").st_ino
+    except PermissionError:
+        return os.stat("/proc/self/ns/mnt").st_ino
+
+
+def _candidates() -> list[str]:
+    """Attachments worth a try, best first."""
+    names: str = ""
+    with contextlib.suppress(OSError):
+        names = Path("/sys/kernel/security/lsm").read_text(encoding="utf-8")
+    return [*(["lsm"] if "bpf" in names.split(",") else []), "fentry", "tracepoint"]

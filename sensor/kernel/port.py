@@ -1,0 +1,183 @@
+"""The seam between Rote and the kernel.
+
+``sensor.kernel.live.LiveKernel`` implements it with pinned BPF maps,
+``sensor.testing.ReplayKernel`` with recorded events and dictionaries. Everything after the
+ring uses this protocol only, and so runs without root.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sensor.events import Event
+
+
+# Node numbers with a meaning of their own (``enum rote_node``).
+NODE_PROGRAMS = 1  # root of the trie of program paths
+NODE_RUNTIME = 2  # "program": the container runtime, outside the container
+NODE_FIRST = 16  # the first number for a path
+MODEL_ROOT_BASE = 0x40000000  # + model number: root of that model's written paths
+
+
+class LabelKind(enum.IntEnum):
+    """How an edge of the path trie matches a component (``enum label_kind``), in order tried."""
+
+    EXACT = 0
+    CLASS = 1  # the component's canonical form, see sensor.paths
+    ANY = 2  # any one component
+    APPLET = 3  # not a component: the applet of a multi-call program
+
+
+class NodeFlag(enum.IntFlag):
+    """Remarks on a node of the path trie (``enum node_flag``)."""
+
+    HAS_CLASS = 1  # some edge out of it is a CLASS edge
+    HAS_ANY = 2
+    MULTICALL = 4  # a program that acts by its applet
+    SUBTREE = 8  # everything below counts as this node (a pattern that ends in /**)
+
+
+class ContainerFlag(enum.IntFlag):
+    """Remarks on a watched cgroup (``enum container_flag``)."""
+
+    HOST_MOUNTS = 1  # its tasks live in the host's mount namespace (plain cgroups)
+    NO_SESSIONS = 2  # whoever enters is the service (plain cgroups)
+    WATCHED = 4  # user space has taken it up; absent: found by the kernel, identity pending
+    ALIAS = 8  # a cgroup below a container's own
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One entry of the path trie: from ``parent`` by ``label`` to ``node``."""
+
+    parent: int
+    kind: LabelKind
+    label: bytes  # at most 255 bytes
+    node: int
+    flags: NodeFlag = NodeFlag(0)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecEntry:
+    """One known execution. Programs are node numbers of the path trie (0: unknown)."""
+
+    model: int
+    parent: int
+    program: int
+    origin: int
+    actor: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteEntry:
+    """What one program may do to what one node matches; operations is a mask."""
+
+    node: int
+    program: int
+    operations: int
+
+
+@dataclass(frozen=True, slots=True)
+class NameEntry:
+    """The answer for one name that the kernel could not walk (tracepoint attachment)."""
+
+    model: int
+    program: int
+    operation: int  # sensor.events.Operation
+    device: int
+    inode: int
+    name: bytes
+    second: bool = False  # the second name of a rename or link, or a script's
+
+
+ERROR_CAUSES = ("scratch", "task_map", "container_map", "read")  # enum rote_error_cause
+
+
+@dataclass(slots=True)
+class ContainerCounters:
+    """What the kernel counted for one container. All are totals since it was first seen."""
+
+    events: int = 0  # handed over
+    lost: int = 0  # could not be handed over: the ring was full
+    truncated: int = 0  # paths cut or too deep
+    errors: tuple[int, ...] = (0, 0, 0, 0)  # by ERROR_CAUSES
+    known: int = 0  # judged known, and so silent
+
+
+@dataclass(slots=True)
+class Attachment:
+    """How Rote is attached to this kernel."""
+
+    mode: str  # "lsm", "fmod_ret", "fentry", "tracepoint", "replay"
+    hooks: tuple[str, ...] = ()
+    missing: tuple[tuple[str, str], ...] = ()  # (hook, reason)
+    guarantee: str = "detect"
+    reused: bool = False  # pinned objects of an earlier daemon were taken over
+    load_seconds: float = 0.0
+    notes: tuple[str, ...] = field(default=())
+
+
+class Kernel(Protocol):
+    """Everything the user side may ask of the kernel side."""
+
+    attachment: Attachment
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when events wait; -1 when there is none."""
+
+    def read_events(self, limit: int = 4096) -> list[Event]:
+        """Events that wait, oldest first, at most ``limit``. Never blocks."""
+
+    def watch(self, cgroup_id: int, *, model: int, flags: ContainerFlag, init_pid: int = 0) -> None:
+        """Take up a container's own cgroup, or change the model it is judged by."""
+
+    def alias(self, cgroup_id: int, container_cgroup_id: int) -> None:
+        """Let a cgroup below a container's own count as that container."""
+
+    def unwatch(self, cgroup_id: int) -> None:
+        """Forget a cgroup and its aliases, tasks and counters. Unknown ids are ignored."""
+
+    def adopt(self, pid: int, cgroup_id: int, *, session: bool) -> None:
+        """Say that a process which ran before we looked belongs to a watched container."""
+
+    def allow_probe(self, cgroup_id: int, argv: tuple[str, ...]) -> None:
+        """Name the health check's argv: such a session is a probe."""
+
+    def put_edges(self, edges: Iterable[Edge]) -> None:
+        """Add or replace edges of the path trie."""
+
+    def drop_edges(self, edges: Iterable[Edge]) -> None:
+        """Remove edges; absent ones are ignored."""
+
+    def edges(self) -> list[Edge]:
+        """All edges: how a restarted daemon finds the node numbers in use."""
+
+    def put_exec(self, entries: Iterable[ExecEntry]) -> None:
+        """Make executions known."""
+
+    def drop_exec(self, entries: Iterable[ExecEntry]) -> None:
+        """Make executions novel again; absent ones are ignored."""
+
+    def put_write(self, entries: Iterable[WriteEntry]) -> None:
+        """Set the operations known for (node, program). Operations 0 removes the entry."""
+
+    def clear_writes(self) -> None:
+        """Remove everything that put_write set."""
+
+    def stamp(self, pid: int, program: int) -> None:
+        """Tell the kernel the node of a running process's program, where it knew none."""
+
+    def put_names(self, entries: Iterable[NameEntry]) -> None:
+        """Remember answers for names; the kernel may forget them again."""
+
+    def clear_knowledge(self) -> None:
+        """Remove every edge, execution, write and name: everything is novel again."""
+
+    def counters(self) -> dict[int, ContainerCounters]:
+        """Counters by container cgroup id; id 0 holds what belongs to no container."""
+
+    def close(self) -> None:
+        """Let go of the kernel objects. Pinned ones stay and keep working."""

@@ -1,0 +1,316 @@
+"""One canonical form of paths, shared by what learns and what enforces.
+
+A component of a path is matched in one of three ways, tried in this order:
+
+1. exactly, byte for byte;
+2. by its *class*: its canonical form, in which the volatile parts are replaced;
+3. by ``*``, any one component.
+
+The canonical form replaces runs of digits by ``<N>`` (process ids, dates, sequence numbers)
+and random tokens by ``<X>`` (hashes, UUID parts, ``mkstemp`` names). ``canonical()`` below and
+``component_canonical()`` in ``bpf/match.bpf.c`` are the same function; a property test runs
+both on generated names.
+
+Text form of patterns: components separated by ``/``; ``<N>``, ``<X>``, ``*`` as above; a final
+``**`` for everything below. A literal ``<``, ``*`` or ``\\`` is written with a backslash.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sensor.errors import UsageError
+
+# In class labels one byte stands for a volatile part. Names that hold these bytes
+# themselves have no class form, so nobody can imitate one.
+MARK_NUMBER = 0x01
+MARK_RANDOM = 0x02
+MARKS = bytes((MARK_NUMBER, MARK_RANDOM))
+
+# The kernel side looks at this many bytes of a name; longer ones match exactly or by "*".
+CLASS_NAME_MAX = 128
+NAME_MAX = 255
+DEPTH_MAX = 64
+
+_HEX_MIN = 8
+_RANDOM_MIN = 6
+_RANDOM_CHANGES = 3
+
+_LOWER, _UPPER, _DIGIT = 1, 2, 4
+
+
+def _kind_of(byte: int) -> int:
+    if 0x61 <= byte <= 0x7A:
+        return _LOWER
+    if 0x41 <= byte <= 0x5A:
+        return _UPPER
+    if 0x30 <= byte <= 0x39:
+        return _DIGIT
+    return 0
+
+
+@functools.lru_cache(maxsize=16384)
+def canonical(component: bytes) -> bytes | None:
+    """The class label of one path component.
+
+    Returns:
+        The name with volatile parts replaced by MARK_NUMBER and MARK_RANDOM, or None when
+        nothing in it is volatile, when it is longer than CLASS_NAME_MAX bytes, or when it
+        holds a mark byte itself.
+
+    A token is a maximal run of ASCII letters and digits. A token is random when it is hex of
+    at least 8 digits with a decimal digit and a letter, or when it has at least 6 characters
+    and changes at least 3 times between lower case, upper case and digits. Otherwise each of
+    its runs of digits becomes one number.
+    """
+    if len(component) > CLASS_NAME_MAX:
+        return None
+    out = bytearray()
+    volatile = False
+    token_start = 0  # in out
+    length = changes = kinds = previous = 0
+    only_lower_hex = only_upper_hex = True
+    for byte in component + b"\0":  # the terminator ends the last token
+        kind = _kind_of(byte)
+        if kind == 0:
+            if _is_random(length, changes, kinds, only_lower_hex or only_upper_hex):
+                del out[token_start:]
+                out.append(MARK_RANDOM)
+                volatile = True
+            if byte == 0:
+                break
+            if byte in MARKS:
+                return None
+            out.append(byte)
+            token_start = len(out)
+            length = changes = kinds = previous = 0
+            only_lower_hex = only_upper_hex = True
+            continue
+        length += 1
+        if previous and previous != kind:
+            changes += 1
+        if kind == _DIGIT:
+            if previous != _DIGIT:
+                out.append(MARK_NUMBER)
+            volatile = True
+        else:
+            out.append(byte)
+            if kind != _LOWER or byte > 0x66:
+                only_lower_hex = False
+            if kind != _UPPER or byte > 0x46:
+                only_upper_hex = False
+        kinds |= kind
+        previous = kind
+    return bytes(out) if volatile else None
+
+
+def _is_random(length: int, changes: int, kinds: int, is_hex: bool) -> bool:
+    if is_hex and length >= _HEX_MIN and kinds & _DIGIT and kinds != _DIGIT:
+        return True
+    return length >= _RANDOM_MIN and changes >= _RANDOM_CHANGES
+
+
+class Match(enum.IntEnum):
+    """How one label of a pattern matches a component."""
+
+    EXACT = 0
+    CLASS = 1
+    ANY = 2
+    SUBTREE = 3  # only as the last label
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Label:
+    """One component of a pattern; ``name`` is the literal, the class label, or empty."""
+
+    match: Match
+    name: bytes = b""
+
+
+_ANY = Label(Match.ANY)
+_SUBTREE = Label(Match.SUBTREE)
+
+
+def split(path: str) -> tuple[bytes, ...]:
+    """The components of an absolute path, as bytes; the root has none."""
+    return tuple(part for part in os.fsencode(path).split(b"/") if part)
+
+
+def _escape(name: bytes) -> str:
+    text = os.fsdecode(name)
+    for special in ("\\", "<", "*"):
+        text = text.replace(special, "\\" + special)
+    return text
+
+
+def _label_text(label: Label) -> str:
+    if label.match is Match.ANY:
+        return "*"
+    if label.match is Match.SUBTREE:
+        return "**"
+    if label.match is Match.EXACT:
+        return _escape(label.name)
+    parts: list[str] = []
+    literal = bytearray()
+    for byte in label.name:
+        if byte in MARKS:
+            parts.append(_escape(bytes(literal)))
+            literal.clear()
+            parts.append("<N>" if byte == MARK_NUMBER else "<X>")
+        else:
+            literal.append(byte)
+    parts.append(_escape(bytes(literal)))
+    return "".join(parts)
+
+
+def _parse_label(text: str, whole: str) -> Label:
+    if text == "*":
+        return _ANY
+    if text == "**":
+        return _SUBTREE
+    out = bytearray()
+    is_class = False
+    i = 0
+    while i < len(text):
+        char = text[i]
+        if char == "\\":
+            if i + 1 == len(text):
+                raise UsageError(f"pattern {whole!r}: a backslash must be followed by a character")
+            out += os.fsencode(text[i + 1])
+            i += 2
+        elif text.startswith(("<N>", "<X>"), i):
+            out.append(MARK_NUMBER if text[i + 1] == "N" else MARK_RANDOM)
+            is_class = True
+            i += 3
+        elif char in "<*":
+            raise UsageError(
+                f"pattern {whole!r}: {char!r} at component {text!r}; expected <N>, <X>, a whole "
+                f"component '*', a final '**', or a backslash before a literal {char!r}"
+            )
+        else:
+            out += os.fsencode(char)
+            i += 1
+    if len(out) > NAME_MAX:
+        raise UsageError(f"pattern {whole!r}: component {text!r} is longer than {NAME_MAX} bytes")
+    return Label(Match.CLASS if is_class else Match.EXACT, bytes(out))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Pattern:
+    """A path pattern, component by component."""
+
+    labels: tuple[Label, ...]
+
+    @classmethod
+    def exact(cls, path: str) -> Pattern:
+        """The pattern that matches this path only."""
+        return cls(tuple(Label(Match.EXACT, part) for part in split(path)))
+
+    @classmethod
+    def parse(cls, text: str) -> Pattern:
+        """Read the text form.
+
+        Raises:
+            UsageError: not absolute, ``**`` before the end, or a stray ``<`` or ``*``.
+        """
+        if not text.startswith("/"):
+            raise UsageError(f"pattern {text!r}: expected an absolute path")
+        labels = tuple(_parse_label(part, text) for part in _split_text(text))
+        if _SUBTREE in labels[:-1]:
+            raise UsageError(f"pattern {text!r}: '**' may only stand at the end")
+        return cls(labels)
+
+    @property
+    def text(self) -> str:
+        """The text form; ``Pattern.parse`` reads it back."""
+        return "/" + "/".join(_label_text(label) for label in self.labels)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it matches one path only."""
+        return all(label.match is Match.EXACT for label in self.labels)
+
+    def matches(self, path: str) -> bool:
+        """Whether an absolute path matches."""
+        return self.matches_components(split(path))
+
+    def matches_components(self, components: Sequence[bytes]) -> bool:
+        """Whether a path, given as its components, matches."""
+        labels = self.labels
+        if labels and labels[-1].match is Match.SUBTREE:
+            labels = labels[:-1]
+            if len(components) <= len(labels):
+                return False
+            components = components[: len(labels)]
+        if len(components) != len(labels):
+            return False
+        return all(
+            label.match is Match.ANY
+            or (label.match is Match.EXACT and label.name == part)
+            or (label.match is Match.CLASS and canonical(part) == label.name)
+            for label, part in zip(labels, components, strict=True)
+        )
+
+
+def _split_text(text: str) -> list[str]:
+    return [part for part in text.split("/") if part]
+
+
+def generalise(path: str, *, keep: int = 0) -> Pattern:
+    """The pattern of a path with its volatile components as classes.
+
+    Args:
+        path: an absolute path.
+        keep: how many leading components stay literal whatever they look like.
+    """
+    labels: list[Label] = []
+    for i, part in enumerate(split(path)):
+        form = canonical(part) if i >= keep else None
+        labels.append(
+            Label(Match.EXACT, part) if form is None else Label(Match.CLASS, form),
+        )
+    return Pattern(tuple(labels))
+
+
+# Places where a write changes what runs or who may enter (learning.md 3.3, rule 6a). What is
+# written here is learned by its exact name only.
+_PROTECTED_TREES = (
+    "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr/bin", "/usr/sbin", "/usr/lib",
+    "/usr/lib32", "/usr/lib64", "/usr/libexec", "/usr/local/bin", "/usr/local/sbin",
+    "/usr/local/lib", "/usr/local/lib64", "/boot", "/root", "/var/spool/cron", "/var/www/cgi-bin",
+    "/etc/pam.d", "/etc/security", "/etc/ssh", "/etc/ssl", "/etc/systemd", "/etc/apt",
+    "/etc/logrotate.d", "/etc/profile.d", "/etc/sudoers.d", "/etc/ld.so.conf.d", "/etc/init.d",
+    "/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily", "/etc/cron.weekly", "/etc/cron.monthly",
+    "/etc/update-motd.d", "/etc/alternatives", "/etc/udev", "/etc/modprobe.d", "/etc/binfmt.d",
+    "/proc/sys", "/sys",
+)  # fmt: skip
+_PROTECTED_FILES = (
+    "/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/sudoers", "/etc/ld.so.preload",
+    "/etc/ld.so.conf", "/etc/ld.so.cache", "/etc/crontab", "/etc/anacrontab", "/etc/inittab",
+    "/etc/profile", "/etc/bash.bashrc", "/etc/environment", "/etc/nsswitch.conf", "/etc/hosts.allow",
+    "/etc/hosts.deny", "/etc/rc.local", "/etc/shells", "/etc/subuid", "/etc/subgid",
+)  # fmt: skip
+_PROTECTED_HOME = (".ssh", ".bashrc", ".bash_profile", ".bash_login", ".profile", ".config")
+_PROTECTED_SUFFIXES = (
+    ".php", ".phtml", ".jsp", ".py", ".pl", ".cgi", ".sh", ".so", ".ko", ".service", ".timer",
+)  # fmt: skip
+
+
+def is_protected(path: str) -> bool:
+    """Whether a write to this path may change what runs or who may enter.
+
+    Programs, libraries, accounts, SSH keys, cron, ld.so configuration, start-up files, and
+    code by its extension anywhere.
+    """
+    if path in _PROTECTED_FILES or path.endswith(_PROTECTED_SUFFIXES) or ".so." in path:
+        return True
+    if any(path == tree or path.startswith(tree + "/") for tree in _PROTECTED_TREES):
+        return True
+    parts = path.split("/")
+    if "authorized_keys" in parts[-1] or ".ssh" in parts:
+        return True
+    return len(parts) > 3 and parts[1] == "home" and parts[3] in _PROTECTED_HOME

@@ -267,7 +267,8 @@ static __always_inline int change_judge(void *ctx, struct rote_scratch *s, struc
 	s->known = stamp->program && c->model;
 	if (s->by_name) {
 		s->event.walk_end = WALK_END_BY_NAME;
-		s->event.walk_end2 = WALK_END_BY_NAME;
+		if (s->objects > 1)
+			s->event.walk_end2 = WALK_END_BY_NAME;
 		for (u32 i = 0; i < 2; i++) {
 			FORGET();
 			if (i < s->objects && !name_is_known(s, c, i))

@@ -15,15 +15,20 @@ from pathlib import Path
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280}
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT = 1, 2, 3, 4
-_OBJ_PIN, _OBJ_GET, _RAW_TRACEPOINT_OPEN = 6, 7, 17
-_ATTR_SIZE = 128
+PROG_LOAD, _OBJ_PIN, _OBJ_GET, _RAW_TRACEPOINT_OPEN = 5, 6, 7, 17
+ATTR_SIZE = 128
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _bpf(command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
+def call(command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
+    """One bpf() call; its result.
+
+    Raises:
+        OSError: with the kernel's errno.
+    """
     number = _NUMBERS[platform.machine()]
-    result: int = _libc.syscall(number, command, attr, _ATTR_SIZE)
+    result: int = _libc.syscall(number, command, attr, ATTR_SIZE)
     if result < 0:
         errno = ctypes.get_errno()
         raise OSError(errno, os.strerror(errno))
@@ -31,7 +36,7 @@ def _bpf(command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
 
 
 def _attr(fmt: str, *values: int) -> ctypes.Array[ctypes.c_char]:
-    attr = ctypes.create_string_buffer(_ATTR_SIZE)
+    attr = ctypes.create_string_buffer(ATTR_SIZE)
     struct.pack_into(fmt, attr, 0, *values)
     return attr
 
@@ -43,7 +48,7 @@ def pin(fd: int, path: Path) -> None:
         OSError: the name exists, or the place is no BPF file system.
     """
     name = ctypes.create_string_buffer(os.fsencode(path))
-    _bpf(_OBJ_PIN, _attr("=QII", ctypes.addressof(name), fd, 0))
+    call(_OBJ_PIN, _attr("=QII", ctypes.addressof(name), fd, 0))
 
 
 def get(path: Path) -> int:
@@ -53,7 +58,7 @@ def get(path: Path) -> int:
         OSError: nothing is pinned there.
     """
     name = ctypes.create_string_buffer(os.fsencode(path))
-    return _bpf(_OBJ_GET, _attr("=QII", ctypes.addressof(name), 0, 0))
+    return call(_OBJ_GET, _attr("=QII", ctypes.addressof(name), 0, 0))
 
 
 def attach(program_fd: int, tracepoint: str | None = None) -> int:
@@ -67,7 +72,7 @@ def attach(program_fd: int, tracepoint: str | None = None) -> int:
     """
     name = ctypes.create_string_buffer(tracepoint.encode()) if tracepoint else None
     address = ctypes.addressof(name) if name else 0
-    return _bpf(_RAW_TRACEPOINT_OPEN, _attr("=QI", address, program_fd))
+    return call(_RAW_TRACEPOINT_OPEN, _attr("=QI", address, program_fd))
 
 
 class Map:
@@ -90,6 +95,8 @@ class Map:
         self._attr = _attr(
             "=IIQQQ", fd, 0, ctypes.addressof(self._key), ctypes.addressof(self._value), 0
         )
+        # What a command does not use must be zero.
+        self._key_attr = _attr("=IIQQQ", fd, 0, ctypes.addressof(self._key), 0, 0)
         self._next_attr = _attr(
             "=IIQQQ", fd, 0, ctypes.addressof(self._key), ctypes.addressof(self._next), 0
         )
@@ -103,13 +110,13 @@ class Map:
         """
         self._key.raw = key
         self._value.raw = value
-        _bpf(_MAP_UPDATE, self._attr)
+        call(_MAP_UPDATE, self._attr)
 
     def lookup(self, key: bytes) -> bytes | None:
         """The value, or None."""
         self._key.raw = key
         try:
-            _bpf(_MAP_LOOKUP, self._attr)
+            call(_MAP_LOOKUP, self._attr)
         except FileNotFoundError:
             return None
         return self._value.raw
@@ -118,7 +125,7 @@ class Map:
         """Remove a key; whether it was there."""
         self._key.raw = key
         try:
-            _bpf(_MAP_DELETE, self._attr)
+            call(_MAP_DELETE, self._key_attr)
         except FileNotFoundError:
             return False
         return True
@@ -128,7 +135,7 @@ class Map:
         attr = self._first_attr
         while True:
             try:
-                _bpf(_MAP_NEXT, attr)
+                call(_MAP_NEXT, attr)
             except FileNotFoundError:
                 return
             key = self._next.raw

@@ -18,7 +18,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,17 @@ from sensor.errors import KernelSupportError
 from sensor.kernel import bpf
 from sensor.kernel.headers import header_tree
 from sensor.kernel.layout import check_mirrors, header
+from sensor.kernel.probe import lsm_refused, trampolines_refused
 from sensor.kernel.syscalls import syscall_table
 from sensor.kernel.unit import unit_text
 from sensor.paths import MARKS
 
 ATTACH_NUMBERS = {"tracepoint": 0, "fentry": 1, "lsm": 2}
+REFUSALS: dict[str, Callable[[], str | None]] = {
+    "lsm": lsm_refused,
+    "fentry": trampolines_refused,
+    "tracepoint": lambda: None,
+}
 _RAW_TRACEPOINT, _TRACING, _LSM = 17, 26, 29  # enum bpf_prog_type
 
 # Without these Rote would miss whole classes of behaviour, so their absence is an error.
@@ -75,10 +81,15 @@ class Builder:
         notes: list[str] = []
         for attach in self.request["attach"]:
             self.missing, self.links = [], {}
+            # Asked first, because a whole compile is a dear way to hear no.
+            refused = REFUSALS[attach]()
+            if refused:
+                notes.append(f"{attach}: {refused}")
+                continue
             try:
                 self._bring_up(bcc, attach)
-            except _RefusedError as refused:
-                notes.append(f"{attach}: {refused}")
+            except _RefusedError as error:
+                notes.append(f"{attach}: {error}")
                 self._take_down()
                 continue
             return {

@@ -7,6 +7,7 @@ a header of two u32: its length with two flag bits, and a page offset.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import struct
@@ -15,8 +16,10 @@ from collections.abc import Callable
 _BUSY = 1 << 31
 _DISCARD = 1 << 30
 _HEADER = 8
-_POSITION = struct.Struct("<Q")
-_LENGTH = struct.Struct("<I")
+# Native mode copies the whole word at once; standard mode ("<Q") reads byte by byte and would see
+# half-written positions.
+_POSITION = struct.Struct("@Q")
+_LENGTH = struct.Struct("@I")
 
 
 class Ring:
@@ -36,7 +39,10 @@ class Ring:
             fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page
         )
         self._data = memoryview(self._producer)[page:]
-        self._position: int = _POSITION.unpack_from(self._consumer, 0)[0]
+        # One store: struct.pack_into clears the word first, and a kernel that reads it just then
+        # takes the ring for full.
+        self._consumed = ctypes.c_uint64.from_buffer(self._consumer)
+        self._position = self._consumed.value
 
     def read(self, handle: Callable[[memoryview], None], limit: int) -> int:
         """Call ``handle`` with each record that waits, at most ``limit``; how many there were.
@@ -61,7 +67,7 @@ class Ring:
                     handle(self._data[at + _HEADER : at + _HEADER + size])
                     count += 1
                 position += (size + _HEADER + 7) & ~7
-            _POSITION.pack_into(self._consumer, 0, position)
+            self._consumed.value = position
         self._position = position
         return count
 
@@ -74,5 +80,6 @@ class Ring:
         """Unmap and close."""
         self._data.release()
         self._producer.close()
+        del self._consumed
         self._consumer.close()
         os.close(self.fd)

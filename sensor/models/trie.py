@@ -55,6 +55,7 @@ class PathTrie(Generic[T]):
         self._number = number or self._count
         self.root: Node[T] = Node(root)
         self.changed: dict[int, tuple[Node[T], Label, Node[T]]] = {}  # child number → edge
+        self._edge_to: dict[int, tuple[Node[T], Label, Node[T]]] = {}
         self.touched: dict[int, Node[T]] = {}  # nodes whose values changed
 
     def _count(self) -> int:
@@ -105,10 +106,17 @@ class PathTrie(Generic[T]):
         child.values |= node.subtree
         child.subtree |= node.subtree
         node.children[label] = child
-        self.changed[child.number] = (node, label, child)
+        self._note_edge(node, label, child)
         if child.values:
             self.touched[child.number] = child
         return child
+
+    def _note_edge(self, parent: Node[T], label: Label, child: Node[T]) -> None:
+        self.changed[child.number] = self._edge_to[child.number] = (parent, label, child)
+
+    def edge_to(self, number: int) -> tuple[Node[T], Label, Node[T]] | None:
+        """The edge that leads to a node; None for the root."""
+        return self._edge_to.get(number)
 
     def _copy(self, source: Node[T], target: Node[T]) -> None:
         target.values |= source.values
@@ -120,7 +128,7 @@ class PathTrie(Generic[T]):
             if copy is None:
                 copy = Node(self._number())
                 target.children[label] = copy
-                self.changed[copy.number] = (target, label, copy)
+                self._note_edge(target, label, copy)
             self._copy(child, copy)
 
     def walk(self, components: Sequence[bytes]) -> frozenset[T]:

@@ -1,0 +1,244 @@
+"""What a model knows, put into the kernel's maps, so that known behaviour stays silent there.
+
+Programs have one number on the whole host: the node of their path in the trie below
+NODE_PROGRAMS. Written paths have a trie for each model, below MODEL_ROOT_BASE + its number. The
+stamps of running tasks hold program numbers, so a restarted daemon takes over the numbers in use;
+the tries of written paths it builds anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+
+from sensor.events import Event, EventKind, Operation, WalkEnd
+from sensor.kernel.decode import MULTICALL_NAMES
+from sensor.kernel.port import (
+    MODEL_ROOT_BASE,
+    NODE_FIRST,
+    NODE_PROGRAMS,
+    NODE_RUNTIME,
+    Edge,
+    ExecEntry,
+    Kernel,
+    LabelKind,
+    NameEntry,
+    NodeFlag,
+    WriteEntry,
+)
+from sensor.models.keys import ExecKey, Key, Program, WriteKey
+from sensor.models.model import Model
+from sensor.models.trie import Node, PathTrie
+from sensor.paths import Label, Match, Pattern, split
+
+_BELOW_SHIFT = 16  # in write entries: operations for everything below the node
+_Value = tuple[int, int]  # program node, operation class
+_KIND = {
+    Match.EXACT: LabelKind.EXACT,
+    Match.CLASS: LabelKind.CLASS,
+    Match.ANY: LabelKind.ANY,
+}
+
+
+class Knowledge:
+    """Keeps the kernel's maps equal to the models.
+
+    Args:
+        kernel: where to.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._next = NODE_FIRST
+        # (parent node, kind, label) → node, for the trie of programs
+        self._program_edges: dict[tuple[int, LabelKind, bytes], int] = {}
+        self._tries: dict[int, PathTrie[_Value]] = {}
+        self._executions: dict[int, set[ExecEntry]] = defaultdict(set)
+        self._take_over()
+
+    def _take_over(self) -> None:
+        programs = {NODE_PROGRAMS}
+        stale: list[Edge] = []
+        for edge in self._kernel.edges():  # parents first
+            self._next = max(self._next, edge.node + 1)
+            if edge.parent in programs:
+                self._program_edges[edge.parent, edge.kind, edge.label] = edge.node
+                programs.add(edge.node)
+            else:
+                stale.append(edge)
+        self._kernel.drop_edges(stale)
+        self._kernel.clear_writes()
+
+    def _number(self) -> int:
+        number = self._next
+        self._next += 1
+        return number
+
+    def program_number(self, program: Program) -> int:
+        """The node of a program, made known to the kernel when it is new."""
+        if not program.path:
+            return NODE_RUNTIME
+        node = NODE_PROGRAMS
+        parts = split(program.path)
+        for i, part in enumerate(parts):
+            is_multicall = i == len(parts) - 1 and os.fsdecode(part) in MULTICALL_NAMES
+            node = self._step(
+                node, LabelKind.EXACT, part, NodeFlag.MULTICALL if is_multicall else NodeFlag(0)
+            )
+            if is_multicall:
+                # The binary's own name as argv[0]: the applet is the next argument.
+                self._link(node, LabelKind.APPLET, part, node, NodeFlag.MULTICALL)
+        if program.applet:
+            node = self._step(
+                node, LabelKind.APPLET, os.fsencode(program.applet)[:255], NodeFlag(0)
+            )
+        return node
+
+    def _step(self, parent: int, kind: LabelKind, label: bytes, flags: NodeFlag) -> int:
+        node = self._program_edges.get((parent, kind, label))
+        return (
+            node if node is not None else self._link(parent, kind, label, self._number(), flags)
+        )
+
+    def _link(
+        self, parent: int, kind: LabelKind, label: bytes, node: int, flags: NodeFlag
+    ) -> int:
+        if (parent, kind, label) not in self._program_edges:
+            self._kernel.put_edges([Edge(parent, kind, label, node, flags)])
+            self._program_edges[parent, kind, label] = node
+        return node
+
+    def load(self, model: Model) -> None:
+        """Put everything a model knows into the kernel."""
+        self.add(model, model.keys)
+
+    def add(self, model: Model, keys: Iterable[Key]) -> None:
+        """Put some of a model's keys into the kernel."""
+        executions: list[ExecEntry] = []
+        trie = self._tries.get(model.number)
+        if trie is None:
+            trie = PathTrie(MODEL_ROOT_BASE + model.number, self._number)
+            self._tries[model.number] = trie
+        for key in keys:
+            if isinstance(key, ExecKey):
+                executions.append(self._exec_entry(model, key))
+            elif isinstance(key, WriteKey):
+                trie.insert(
+                    Pattern.parse(key.pattern),
+                    (self.program_number(key.program), int(key.operation)),
+                )
+        self._push_trie(trie)
+        self._executions[model.number].update(executions)
+        self._kernel.put_exec(executions)
+
+    def _exec_entry(self, model: Model, key: ExecKey) -> ExecEntry:
+        return ExecEntry(
+            model=model.number,
+            parent=self.program_number(key.parent),
+            program=self.program_number(key.program),
+            origin=int(key.origin),
+            actor=int(key.actor),
+        )
+
+    def _push_trie(self, trie: PathTrie[_Value]) -> None:
+        edges, nodes = trie.take_changes()
+        # A node's flags stand on the edge that leads to it, so a new child rewrites that one.
+        parents = {parent.number for parent, _, _ in edges} | {node.number for node in nodes}
+        rewritten = [edge for number in parents if (edge := trie.edge_to(number)) is not None]
+        self._kernel.put_edges(_edge(*edge) for edge in [*rewritten, *edges])
+        self._kernel.put_write(entry for node in nodes for entry in _write_entries(node))
+
+    def forget(self, model: Model) -> None:
+        """Take everything a model knows out of the kernel; its programs keep their numbers."""
+        trie = self._tries.pop(model.number, None)
+        if trie is not None:
+            programs = {program for node in trie.nodes() for program, _ in node.values}
+            self._kernel.put_write(
+                WriteEntry(node.number, program, 0) for node in trie.nodes() for program in programs
+            )
+            self._kernel.drop_edges(_edge(*edge) for edge in trie.edges())
+        self._kernel.drop_exec(self._executions.pop(model.number, ()))
+
+    def answer(self, model: Model, event: Event) -> None:
+        """Tell the kernel that this event was known, where it could not find that out itself."""
+        self.settle(event)
+        if event.walk_end is not WalkEnd.BY_NAME or not event.name and not event.name2:
+            return
+        if event.kind is EventKind.EXEC:
+            program = self.program_number(Program(event.program, event.program_applet))
+        else:
+            program = self.program_number(Program(event.program, event.applet))
+        names = []
+        if event.name:
+            names.append(self._name(model, program, event, event.base, event.name, second=False))
+        if event.name2:
+            names.append(self._name(model, program, event, event.base2, event.name2, second=True))
+        self._kernel.put_names(names)
+
+    def _name(
+        self,
+        model: Model,
+        program: int,
+        event: Event,
+        base: tuple[int, int],
+        name: str,
+        *,
+        second: bool,
+    ) -> NameEntry:
+        return NameEntry(
+            model=model.number,
+            program=program,
+            operation=int(event.operation),
+            device=base[0],
+            inode=base[1],
+            name=os.fsencode(name),
+            second=second,
+        )
+
+    def settle(self, event: Event) -> None:
+        """Give the acting process the number of its program, if that is known by now.
+
+        A process that executed something then unknown carries no number, and everything it does
+        would stay novel.
+        """
+        if event.operation is Operation.SCRIPT:
+            return
+        if event.kind is EventKind.EXEC:
+            program = Program(event.path, event.applet)
+        elif event.program_node == 0:
+            program = Program(event.program, event.applet)
+        else:
+            return
+        number = self._known_number(program)
+        if number:
+            self._kernel.stamp(event.pid, number)
+
+    def _known_number(self, program: Program) -> int:
+        node = NODE_PROGRAMS
+        labels = [(LabelKind.EXACT, part) for part in split(program.path)]
+        if program.applet:
+            labels.append((LabelKind.APPLET, os.fsencode(program.applet)[:255]))
+        for kind, label in labels:
+            node = self._program_edges.get((node, kind, label), 0)
+        return node
+
+
+def _edge(parent: Node[_Value], label: Label, child: Node[_Value]) -> Edge:
+    flags = NodeFlag(0)
+    if child.has_class:
+        flags |= NodeFlag.HAS_CLASS
+    if child.has_any:
+        flags |= NodeFlag.HAS_ANY
+    if child.subtree:
+        flags |= NodeFlag.SUBTREE
+    return Edge(parent.number, _KIND[label.match], label.name, child.number, flags)
+
+
+def _write_entries(node: Node[_Value]) -> list[WriteEntry]:
+    operations: dict[int, int] = defaultdict(int)
+    for program, operation in node.values:
+        operations[program] |= operation
+    for program, operation in node.subtree:
+        operations[program] |= operation << _BELOW_SHIFT
+    return [WriteEntry(node.number, program, mask) for program, mask in operations.items()]

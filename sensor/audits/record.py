@@ -1,0 +1,141 @@
+"""From a novel event to an audit."""
+
+from __future__ import annotations
+
+from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity
+from sensor.audits.mitre import techniques
+from sensor.audits.scrub import scrub_argv
+from sensor.containers.container import Container
+from sensor.events import Actor, Event, EventFlag, EventKind, Operation, Origin, WalkEnd
+from sensor.models.keys import Program
+from sensor.paths import is_protected
+
+_SEVERITY = {
+    AuditType.UNKNOWN_PROGRAM: Severity.HIGH,
+    AuditType.UNKNOWN_PARENT: Severity.MEDIUM,
+    AuditType.CHANGED_PROGRAM: Severity.CRITICAL,
+    AuditType.MEMORY_PROGRAM: Severity.CRITICAL,
+    AuditType.EXEC_SESSION: Severity.MEDIUM,
+    AuditType.UNKNOWN_WRITE: Severity.MEDIUM,
+    AuditType.PROTECTED_WRITE: Severity.HIGH,
+    AuditType.UNRESOLVED_OBJECT: Severity.HIGH,
+    AuditType.EVENTS_LOST: Severity.HIGH,
+}
+_REMARKS = {
+    EventFlag.PATH_TRUNCATED: "the path is not whole",
+    EventFlag.PATH2_TRUNCATED: "the second path is not whole",
+    EventFlag.ARGV_TRUNCATED: "the arguments are not whole",
+    EventFlag.PROGRAM_TRUNCATED: "the program's path is not whole",
+    EventFlag.DELETED: "the object has no name any more",
+    EventFlag.SETUID: "the program raises privileges",
+    EventFlag.TTY: "at a terminal",
+}
+
+
+def audit_type(event: Event, *, known_program: bool) -> AuditType:
+    """What kind of deviation a novel event is."""
+    if event.kind is EventKind.EXEC:
+        if event.origin is Origin.MEMORY:
+            return AuditType.MEMORY_PROGRAM
+        if event.walk_end not in (WalkEnd.ROOT, WalkEnd.BY_NAME):
+            return AuditType.UNRESOLVED_OBJECT
+        if event.origin in (Origin.ADDED, Origin.TMPFS) and (
+            event.operation is not Operation.SCRIPT
+        ):
+            return AuditType.CHANGED_PROGRAM
+        if event.actor is Actor.SESSION and not event.program:
+            return AuditType.EXEC_SESSION
+        return AuditType.UNKNOWN_PARENT if known_program else AuditType.UNKNOWN_PROGRAM
+    if is_protected(event.path) or (event.path2 and is_protected(event.path2)):
+        return AuditType.PROTECTED_WRITE
+    if event.walk_end not in (WalkEnd.ROOT, WalkEnd.BY_NAME):
+        return AuditType.UNRESOLVED_OBJECT
+    return AuditType.UNKNOWN_WRITE
+
+
+def audit_from_event(
+    event: Event,
+    container: Container,
+    *,
+    model_id: str,
+    model_state: str,
+    known_program: bool,
+    rule: str,
+    action: Action,
+    guarantee: Guarantee,
+    host: str,
+    would: bool = False,
+    parents: tuple[str, ...] = (),
+    severity: Severity | None = None,
+) -> Audit:
+    """The audit of one novel event.
+
+    Args:
+        event: what happened.
+        container: where.
+        model_id: of the model it deviates from.
+        model_state: the model's state at that moment.
+        known_program: an execution whose program the model knows under another parent.
+        rule: name of the rule that decided.
+        action: what the rule asks for.
+        guarantee: what this host can really do.
+        host: name of this host.
+        would: the model is in its dry run, so nothing was done but this record.
+        parents: programs above the acting one, nearest first.
+        severity: instead of the type's own.
+    """
+    kind = audit_type(event, known_program=known_program)
+    is_exec = event.kind is EventKind.EXEC
+    if is_exec:
+        program = Program(event.path, event.applet)
+        caller = str(Program(event.program, event.program_applet))
+        parents = ((caller,) if caller else ()) + parents
+    else:
+        program = Program(event.program, event.applet)
+    outcome = {"none": "observed"}.get(event.action, event.action)
+    return Audit(
+        time_ns=event.time_ns,
+        last_ns=event.time_ns,
+        host=host,
+        container_id=container.id,
+        container_name=container.name,
+        image=container.image.reference,
+        sensor=Sensor.PROCESS if is_exec else Sensor.FILESYSTEM,
+        type=kind,
+        severity=severity or _SEVERITY[kind],
+        model_id=model_id,
+        model_state=model_state,
+        action=action,
+        guarantee=guarantee,
+        program=str(program),
+        parents=parents,
+        path=event.path,
+        path2=event.path2,
+        operation=event.operation.name.lower(),
+        origin=event.origin.name.lower(),
+        argv=scrub_argv(event.argv),
+        cwd=event.cwd,
+        uid=event.uid,
+        gid=event.gid,
+        pid=event.pid,
+        actor=event.actor.name.lower(),
+        rule=rule,
+        outcome=f"would-{action}" if would else outcome,
+        errno=event.errno,
+        technique=techniques(event, kind),
+        namespace=container.namespace,
+        pod=container.pod,
+        pod_container=container.pod_container,
+        runtime=container.runtime,
+        remarks=_remarks(event),
+        count=event.repeat,
+    )
+
+
+def _remarks(event: Event) -> tuple[str, ...]:
+    found = [text for flag, text in _REMARKS.items() if event.flags & flag]
+    if event.walk_end is WalkEnd.BY_NAME:
+        found.append("by the name the caller gave; symbolic links are not followed")
+    elif event.walk_end not in (WalkEnd.ROOT, WalkEnd.NONE):
+        found.append(f"the object lies outside: {event.walk_end.name.lower().replace('_', ' ')}")
+    return tuple(found)

@@ -1,0 +1,103 @@
+"""What a person can tune, and how it is written."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sensor.errors import UsageError
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_SIZE = re.compile(r"(\d+)([KMG]?)i?B?", re.IGNORECASE)
+_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+ATTACHMENTS = ("auto", "lsm", "fentry", "tracepoint")
+_RING_MIN, _RING_MAX = 64 << 10, 1 << 30
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from "90s", "1h30m", "0".
+
+    Raises:
+        UsageError: naming the value and the accepted forms.
+    """
+    stripped = text.strip().lower()
+    if stripped in ("0", "0.0"):
+        return 0.0
+    if not stripped or _DURATION.sub("", stripped):
+        raise UsageError(f"duration {text!r}: expected for example 90s, 15m, 1h30m, 7d, or 0")
+    return sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(stripped))
+
+
+def parse_size(text: str) -> int:
+    """Bytes from "8M", "512K", "1048576".
+
+    Raises:
+        UsageError: naming the value and the accepted forms.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"size {text!r}: expected for example 512K, 8M, 1G")
+    return int(match.group(1)) * _FACTORS[match.group(2).upper()]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the daemon was told."""
+
+    state_dir: Path = Path("/var/lib/rote")
+    run_dir: Path = Path("/run/rote")
+    bpf_dir: Path = Path("/sys/fs/bpf/rote")
+    learn_seconds: float = 3600.0
+    dry_run_seconds: float = 86400.0
+    audit_window_seconds: float = 60.0
+    audit_keep: int = 1_000_000
+    attach: str = "auto"
+    write_probe: str = "always"
+    ring_size: int = 8 << 20
+    runtimes: tuple[str, ...] = ("auto",)
+    watches: tuple[str, ...] = ()
+    discover: bool = True  # recognise containers by the names of their cgroups
+    log_format: str = "text"
+    log_level: str = "info"
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.attach not in ATTACHMENTS:
+            raise UsageError(f"attach {self.attach!r}: expected one of {', '.join(ATTACHMENTS)}")
+        if self.write_probe not in ("always", "never"):
+            raise UsageError(f"write probe {self.write_probe!r}: expected always or never")
+        size = self.ring_size
+        if size & (size - 1) or not _RING_MIN <= size <= _RING_MAX:
+            raise UsageError(f"ring size {size}: expected a power of two from 64K to 1G")
+
+    @property
+    def socket(self) -> Path:
+        """The control socket."""
+        return self.run_dir / "control.sock"
+
+    @property
+    def models_db(self) -> Path:
+        """The store of models."""
+        return self.state_dir / "models.db"
+
+    @property
+    def audits_db(self) -> Path:
+        """The store of audits."""
+        return self.state_dir / "audits.db"
+
+
+def parse_watch(text: str) -> str:
+    """The path of a plain cgroup from "cgroup:/system.slice/x.service".
+
+    Raises:
+        UsageError: it is not written like that.
+    """
+    kind, colon, path = text.partition(":")
+    if kind != "cgroup" or not colon or not path.strip("/"):
+        raise UsageError(
+            f"watch {text!r}: expected cgroup:PATH, PATH as in /proc/PID/cgroup, "
+            "for example cgroup:/system.slice/nginx.service"
+        )
+    return "/" + path.strip("/")

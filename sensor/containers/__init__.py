@@ -1,0 +1,1 @@
+"""Who the containers are: runtimes, cgroups, identity."""

@@ -1,0 +1,235 @@
+"""Docker Engine, and whatever speaks its API (Podman's compatible socket).
+
+Source: Docker Engine API 1.24 to 1.52. The version is negotiated; only fields that all of these
+have are used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import aiohttp
+import orjson
+
+from sensor.containers.container import Container, Image, Mount
+from sensor.containers.runtime import RuntimeEvent, RuntimeStatus, Sink
+from sensor.errors import RuntimeUnavailableError
+
+_log = logging.getLogger("rote.containers")
+_NEWEST_API = (1, 52)
+_OLDEST_API = (1, 24)
+_RETRY_SECONDS = (0.5, 1, 2, 5, 10)
+_TIMEOUT = aiohttp.ClientTimeout(total=10)
+_STREAM = aiohttp.ClientTimeout(total=None, sock_connect=10)
+_EVENTS = {"start": "started", "die": "stopped", "rename": "changed", "update": "changed"}
+
+
+class DockerRuntime:
+    """A daemon with the Docker Engine API on a Unix socket.
+
+    Args:
+        address: ``unix:///path``.
+        name: how to call it.
+    """
+
+    def __init__(self, address: str, name: str = "docker") -> None:
+        self.name = name
+        self._address = address
+        self._socket = address.removeprefix("unix://")
+        self._client: aiohttp.ClientSession | None = None
+        self._api = ""
+        self._status = RuntimeStatus(name, address)
+        self._images: dict[str, Image] = {}
+
+    def status(self) -> RuntimeStatus:
+        """See ``Runtime.status``."""
+        return self._status
+
+    async def close(self) -> None:
+        """See ``Runtime.close``."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._client is None:
+            self._client = aiohttp.ClientSession(connector=aiohttp.UnixConnector(self._socket))
+        return self._client
+
+    async def _get(self, path: str, **params: str) -> Any:
+        """The JSON answer to one request; None for "no such object".
+
+        Raises:
+            RuntimeUnavailableError: no answer, or one that is no JSON.
+        """
+        try:
+            async with self._session().get(
+                f"http://{self.name}{self._api}{path}", params=params, timeout=_TIMEOUT
+            ) as response:
+                if response.status == 404:
+                    return None
+                body = await response.read()
+                if response.status >= 400:
+                    message = body.decode(errors="replace")[:200].strip()
+                    raise RuntimeUnavailableError(
+                        f"{self._address}: {path}: {response.status} {message}"
+                    )
+                return orjson.loads(body)
+        except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError) as error:
+            raise RuntimeUnavailableError(
+                f"{self._address}: {error or type(error).__name__}"
+            ) from error
+
+    async def _negotiate(self) -> None:
+        self._api = ""
+        version = await self._get("/version") or {}
+        text = str(version.get("ApiVersion", "1.24"))
+        try:
+            major, minor = (int(part) for part in text.split("."))
+        except ValueError:
+            major, minor = _OLDEST_API
+        if (major, minor) < _OLDEST_API:
+            raise RuntimeUnavailableError(
+                f"{self._address}: API version {text}; expected 1.24 or later"
+            )
+        used = min((major, minor), _NEWEST_API)
+        self._api = f"/v{used[0]}.{used[1]}"
+        self._status.version = f"{version.get('Version', '?')} (API {used[0]}.{used[1]})"
+
+    async def run(self, sink: Sink) -> None:
+        """See ``Runtime.run``."""
+        failures = 0
+        while True:
+            try:
+                await self._negotiate()
+                if failures:
+                    _log.info("%s answers again", self._address)
+                failures = 0
+                await self._follow(sink)
+                raise RuntimeUnavailableError(f"{self._address}: closed the connection")
+            except RuntimeUnavailableError as error:
+                self._status.available = False
+                self._status.error = str(error)
+                if failures == 0:
+                    _log.warning("%s; known containers stay watched, trying again", error)
+            await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
+            failures += 1
+
+    async def _follow(self, sink: Sink) -> None:
+        """List what runs, then follow events since just before, so that nothing falls between."""
+        since = time.time() - 1
+        self._status.available = True
+        self._status.error = ""
+        running = await self._get("/containers/json") or []
+        for summary in running:
+            container = await self.inspect(summary["Id"])
+            if container is not None:
+                sink(RuntimeEvent("running", container.id, container))
+        self._status.containers = len(running)
+        async for event in self._events(since):
+            kind = _EVENTS.get(str(event.get("Action", "")))
+            actor = str((event.get("Actor") or {}).get("ID") or event.get("id") or "")
+            if kind is None or not actor:
+                continue
+            # Inspecting takes a round trip, in which later events would wait for no reason, but
+            # their order is what makes "stopped" after "started" mean what it says.
+            container = await self.inspect(actor) if kind != "stopped" else None
+            sink(RuntimeEvent(kind, actor, container))
+
+    async def _events(self, since: float) -> AsyncIterator[dict[str, Any]]:
+        """Events since a time; repeats within the first second are harmless to the registry."""
+        try:
+            async with self._session().get(
+                f"http://{self.name}{self._api}/events",
+                params={
+                    "since": f"{since:.9f}",
+                    "filters": orjson.dumps({"type": ["container"]}).decode(),
+                },
+                timeout=_STREAM,
+            ) as response:
+                async for line in response.content:
+                    if line.strip():
+                        yield orjson.loads(line)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise RuntimeUnavailableError(
+                f"{self._address}: {error or type(error).__name__}"
+            ) from error
+
+    async def inspect(self, container_id: str) -> Container | None:
+        """See ``Runtime.inspect``."""
+        found = await self._get(f"/containers/{container_id}/json")
+        if found is None:
+            return None
+        image = await self._image(str(found.get("Image", "")), found["Config"].get("Image", ""))
+        return container_from_inspect(found, image, self.name)
+
+    async def _image(self, image_id: str, reference: str) -> Image:
+        name, tag = split_reference(reference)
+        known = self._images.get(image_id)
+        if known is None:
+            digest = ""
+            with contextlib.suppress(RuntimeUnavailableError):
+                details = await self._get(f"/images/{image_id}/json") or {}
+                digests = details.get("RepoDigests") or []
+                digest = digests[0].rpartition("@")[2] if digests else ""
+            known = Image("", "", digest, image_id)
+            if len(self._images) > 4096:
+                self._images.clear()
+            self._images[image_id] = known
+        if reference.startswith("sha256:"):
+            name, tag = "", ""
+        return Image(name, tag, known.digest, image_id)
+
+
+def split_reference(reference: str) -> tuple[str, str]:
+    """Name and tag of an image reference; a digest is left out, the tag defaults to latest."""
+    reference = reference.partition("@")[0]
+    name, colon, tag = reference.rpartition(":")
+    if not colon or "/" in tag:
+        return reference, "latest" if reference else ""
+    return name, tag
+
+
+def container_from_inspect(found: Mapping[str, Any], image: Image, runtime: str) -> Container:
+    """A container from the answer to ``GET /containers/ID/json``."""
+    config: Mapping[str, Any] = found.get("Config") or {}
+    host: Mapping[str, Any] = found.get("HostConfig") or {}
+    state: Mapping[str, Any] = found.get("State") or {}
+    labels: dict[str, str] = dict(config.get("Labels") or {})
+    mounts = [Mount(m.get("Destination", ""), m.get("Type", "")) for m in found.get("Mounts") or ()]
+    mounts.extend(Mount(target, "tmpfs") for target in host.get("Tmpfs") or ())
+    return Container(
+        id=found["Id"],
+        runtime=runtime,
+        name=str(found.get("Name", "")).lstrip("/"),
+        image=image,
+        labels=labels,
+        namespace=labels.get("io.kubernetes.pod.namespace", ""),
+        pod=labels.get("io.kubernetes.pod.name", ""),
+        pod_container=labels.get("io.kubernetes.container.name", ""),
+        pid=int(state.get("Pid") or 0),
+        entrypoint=tuple(config.get("Entrypoint") or ()),
+        command=tuple(config.get("Cmd") or ()),
+        healthcheck=_healthcheck(config),
+        user=str(config.get("User") or ""),
+        workdir=str(config.get("WorkingDir") or ""),
+        env_names=tuple(sorted(entry.partition("=")[0] for entry in config.get("Env") or ())),
+        mounts=tuple(sorted(mounts, key=lambda mount: mount.target)),
+        read_only=bool(host.get("ReadonlyRootfs")),
+    )
+
+
+def _healthcheck(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The health check as the runtime executes it."""
+    test = list((config.get("Healthcheck") or {}).get("Test") or ())
+    if test[:1] == ["CMD"]:
+        return tuple(test[1:])
+    if test[:1] == ["CMD-SHELL"]:
+        shell = config.get("Shell") or ["/bin/sh", "-c"]
+        return (*shell, *test[1:])
+    return ()

@@ -1,0 +1,198 @@
+"""One model: what was learned of one image, how, and the answer to one event."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from sensor.containers.container import Image
+from sensor.events import Actor, Event, EventFlag, EventKind, Operation, Origin, WalkEnd
+from sensor.models.keys import ExecKey, Key, Program, WriteKey, exec_key, written_paths
+from sensor.models.trie import PathTrie
+from sensor.paths import Pattern, generalise, is_protected
+
+
+class ModelState(enum.StrEnum):
+    """The life of a model (learning.md 3.2)."""
+
+    LEARNING = "learning"
+    DRY_RUN = "dry-run"
+    ACTIVE = "active"
+    ARCHIVED = "archived"
+
+
+class Source(enum.StrEnum):
+    """How a key came into a model."""
+
+    LEARNED = "learned"
+    STATIC = "static"  # the image's entrypoint, command, health check
+    POPULATION = "population"  # several learned siblings made one pattern
+    IMPORTED = "imported"
+
+
+@dataclass(slots=True)
+class Evidence:
+    """How a key was seen. Counts are lower bounds: what is known the kernel does not report."""
+
+    first_ns: int
+    last_ns: int
+    count: int = 1
+    containers: int = 1
+    runs: int = 1
+    source: Source = Source.LEARNED
+    last_container: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One change of state, and why."""
+
+    time_ns: int
+    model_id: str
+    old: str
+    new: str
+    cause: str
+
+
+class Verdict(enum.StrEnum):
+    """The answer for one event."""
+
+    KNOWN = "known"
+    NOVEL = "novel"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The verdict, and what learning would make of it."""
+
+    verdict: Verdict
+    novel: tuple[Key, ...] = ()  # as it happened: exact
+    learnable: tuple[Key, ...] = ()  # as it would be learned; empty when it must not be
+    known_program: bool = False  # EXEC: the program is known under another parent
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Model:
+    """What one image does when it is started in one way."""
+
+    id: str
+    number: int
+    image: Image
+    signature: str
+    state: ModelState = ModelState.LEARNING
+    manual: bool = False  # a person set the state; time does not move it
+    keys: dict[Key, Evidence] = field(default_factory=dict)
+    sessions: dict[Key, Evidence] = field(default_factory=dict)
+    observed_seconds: float = 0.0
+    dry_run_seconds: float = 0.0
+    extensions: int = 0  # how often a novelty sent the dry run back to its start
+    containers: int = 0
+    runs: int = 0
+    complete_runs: int = 0
+    lost: int = 0  # events lost while it learned
+    lost_seconds: float = 0.0  # value of observed_seconds when events were last lost
+    created_ns: int = 0
+    updated_ns: int = 0
+    history: list[Transition] = field(default_factory=list)
+    _writes: PathTrie[tuple[Program, int]] = field(default_factory=PathTrie)
+    _programs: dict[Program, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key in self.keys:
+            self._index(key)
+
+    @property
+    def name(self) -> str:
+        """How people call it: the image's reference."""
+        return self.image.reference
+
+    def add(self, key: Key, evidence: Evidence) -> None:
+        """Let the model know a key."""
+        if key not in self.keys:
+            self._index(key)
+        self.keys[key] = evidence
+
+    def _index(self, key: Key) -> None:
+        if isinstance(key, WriteKey):
+            self._writes.insert(Pattern.parse(key.pattern), (key.program, int(key.operation)))
+        else:
+            self._programs[key.program] = self._programs.get(key.program, 0) + 1
+
+    def writes(self, program: Program, path: str, operation: int) -> bool:
+        """Whether the model knows this change of an absolute path by this program."""
+        return (program, operation) in self._writes.lookup(path)
+
+    def judge(self, event: Event) -> Judgement:
+        """Whether the model knows what happened, and what it would learn from it."""
+        if event.kind is EventKind.EXEC:
+            return self._judge_execution(event)
+        return self._judge_change(event)
+
+    def _judge_execution(self, event: Event) -> Judgement:
+        key = exec_key(event)
+        if key in self.keys or self._service_does(key):
+            return Judgement(Verdict.KNOWN)
+        refusal = _refusal(event) or _program_refusal(event)
+        return Judgement(
+            Verdict.NOVEL,
+            novel=(key,),
+            learnable=() if refusal else (key,),
+            known_program=key.program in self._programs,
+            reason=refusal,
+        )
+
+    def _service_does(self, key: ExecKey) -> bool:
+        """Whether a session or probe does what the service does as well."""
+        if key.actor is Actor.SERVICE:
+            return False
+        return ExecKey(key.parent, key.program, key.origin, Actor.SERVICE, key.script) in self.keys
+
+    def _judge_change(self, event: Event) -> Judgement:
+        program = Program(event.program, event.applet)
+        novel: list[Key] = []
+        learnable: list[Key] = []
+        refusal = _refusal(event)
+        for path, operation in written_paths(event):
+            if not refusal and self.writes(program, path, int(operation)):
+                continue
+            novel.append(WriteKey(program, Pattern.exact(path).text, operation))
+            learnable.append(WriteKey(program, _pattern(path, event.origin).text, operation))
+        if not novel:
+            return Judgement(Verdict.KNOWN)
+        return Judgement(
+            Verdict.NOVEL,
+            novel=tuple(novel),
+            learnable=() if refusal else tuple(learnable),
+            reason=refusal,
+        )
+
+
+def _pattern(path: str, origin: Origin) -> Pattern:
+    """How a written path is remembered: by classes, unless its very name matters."""
+    if origin is Origin.IMAGE or is_protected(path):
+        return Pattern.exact(path)
+    return generalise(path)
+
+
+def _refusal(event: Event) -> str:
+    """Why nothing may be learned from an event, or empty."""
+    if event.actor is Actor.SESSION:
+        return "a session's activity is not the service's"
+    if event.walk_end not in (WalkEnd.ROOT, WalkEnd.BY_NAME):
+        return f"the object's walk ended elsewhere ({event.walk_end.name.lower()})"
+    if event.walk_end2 not in (WalkEnd.NONE, WalkEnd.ROOT, WalkEnd.BY_NAME):
+        return f"the second object's walk ended elsewhere ({event.walk_end2.name.lower()})"
+    if event.flags & (EventFlag.PATH_TRUNCATED | EventFlag.PATH2_TRUNCATED):
+        return "the path is not whole"
+    if event.flags & EventFlag.PROGRAM_TRUNCATED:
+        return "the acting program's path is not whole"
+    return ""
+
+
+def _program_refusal(event: Event) -> str:
+    if event.origin is Origin.MEMORY:
+        return "the program has no file"
+    if event.origin in (Origin.ADDED, Origin.TMPFS) and event.operation is not Operation.SCRIPT:
+        return "the program was written or changed at run time"
+    return ""

@@ -1,0 +1,357 @@
+"""All models of this host: which container has which, what they learn, which state they are in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from sensor.containers.container import Container
+from sensor.errors import UsageError
+from sensor.events import Actor, Event
+from sensor.models.keys import Key, WriteKey
+from sensor.models.learning import LearningSettings, Siblings, next_state
+from sensor.models.model import (
+    Evidence,
+    Judgement,
+    Model,
+    ModelState,
+    Source,
+    Transition,
+    Verdict,
+)
+from sensor.models.static import static_keys
+from sensor.models.store import ModelStore
+
+
+@dataclass(slots=True)
+class Run:
+    """One container's life under a model."""
+
+    model: Model
+    complete: bool  # watched from its first instruction
+    since: float  # when observation was last added up
+
+
+class ModelRegistry:
+    """The models, their containers, and time.
+
+    Args:
+        store: where models are kept.
+        settings: how long they learn.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        store: ModelStore,
+        settings: LearningSettings,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._models = {model.id: model for model in store.load()}
+        self._siblings = {model.id: Siblings(model.keys) for model in self._models.values()}
+        self._runs: dict[str, Run] = {}
+        self._changed: set[str] = set()
+
+    def attach(self, container: Container, *, complete: bool) -> Model:
+        """The model of a container, made when there is none; its run begins.
+
+        Args:
+            container: who.
+            complete: whether it is watched from its first instruction.
+        """
+        now_ns = self._now_ns()
+        model = self._models.get(container.model_id)
+        if model is None:
+            model = Model(
+                id=container.model_id,
+                number=0,
+                image=container.image,
+                signature=container.launch_signature,
+                created_ns=now_ns,
+                updated_ns=now_ns,
+            )
+            model.history.append(
+                Transition(now_ns, model.id, "", str(ModelState.LEARNING), "first container seen")
+            )
+            for key in static_keys(container):
+                model.add(key, Evidence(now_ns, now_ns, 0, 0, 0, Source.STATIC))
+            model.number = self._store.add(model)
+            self._models[model.id] = model
+            self._siblings[model.id] = Siblings(model.keys)
+        elif model.state is ModelState.ARCHIVED and not model.manual:
+            self._move(model, ModelState.ACTIVE, "a container of the image started again")
+        if container.id not in self._runs:
+            model.containers += 1
+            model.runs += 1
+            model.complete_runs += complete
+        self._runs[container.id] = Run(model, complete, self._clock())
+        self._touch(model)
+        return model
+
+    def detach(self, container_id: str) -> None:
+        """A container's run ends. Unknown ids are ignored."""
+        run = self._runs.pop(container_id, None)
+        if run is not None:
+            self._add_time(run, self._clock())
+            self._touch(run.model)
+
+    def get(self, name: str) -> Model:
+        """The model that a person means.
+
+        Args:
+            name: its id, "#number", the image's reference, or an unambiguous prefix of any.
+
+        Raises:
+            UsageError: none, or more than one.
+        """
+        if name.startswith("#") and name[1:].isdigit():
+            found = [m for m in self._models.values() if m.number == int(name[1:])]
+        elif name in self._models:
+            found = [self._models[name]]
+        else:
+            found = [m for m in self._models.values() if m.name == name] or [
+                m
+                for m in self._models.values()
+                if m.id.startswith(name)
+                or m.id.startswith(f"sha256:{name}")
+                or m.name.startswith(name)
+            ]
+        if len(found) == 1:
+            return found[0]
+        known = ", ".join(f"#{m.number} {m.name}" for m in found or self._models.values())
+        if found:
+            raise UsageError(f"model {name!r}: {len(found)} models fit; name one of: {known}")
+        raise UsageError(f"model {name!r}: not known; expected one of: {known or '(no models yet)'}")
+
+    def by_number(self, number: int) -> Model | None:
+        """The model with the kernel's number, or None."""
+        return next((m for m in self._models.values() if m.number == number), None)
+
+    def list(self) -> list[Model]:
+        """Every model, oldest first."""
+        return sorted(self._models.values(), key=lambda model: model.number)
+
+    def model_of(self, container_id: str) -> Model | None:
+        """The model of a running container."""
+        run = self._runs.get(container_id)
+        return run.model if run else None
+
+    def judge(self, model: Model, event: Event) -> Judgement:
+        """See ``Model.judge``."""
+        return model.judge(event)
+
+    def learn(
+        self, model: Model, judgement: Judgement, event: Event, container_id: str
+    ) -> list[Key]:
+        """Take in one event. In a dry run a novelty starts the dry run again.
+
+        Returns:
+            The keys that are new to the model, for the kernel.
+        """
+        if event.actor is Actor.SESSION:
+            for key in judgement.novel:
+                _see(model.sessions, key, event, container_id)
+            self._touch(model)
+            return []
+        if judgement.verdict is Verdict.KNOWN or not judgement.learnable:
+            return []
+        new: list[Key] = []
+        for key in judgement.learnable:
+            if _see(model.keys, key, event, container_id, model):
+                new.append(key)
+                wider = self._siblings[model.id].add(key) if isinstance(key, WriteKey) else None
+                if wider is not None and wider not in model.keys:
+                    evidence = Evidence(event.time_ns, event.time_ns, source=Source.POPULATION)
+                    model.add(wider, evidence)
+                    new.append(wider)
+        if new and model.state is ModelState.DRY_RUN:
+            model.dry_run_seconds = 0.0
+            model.extensions += 1
+        self._touch(model)
+        return new
+
+    def note_lost(self, container_id: str, lost: int) -> None:
+        """Events of a container were lost: what the model learned so far does not count as quiet."""
+        run = self._runs.get(container_id)
+        if run is None or lost <= 0:
+            return
+        model = run.model
+        model.lost += lost
+        if model.state in (ModelState.LEARNING, ModelState.DRY_RUN):
+            model.lost_seconds = model.observed_seconds
+            model.dry_run_seconds = 0.0
+        self._touch(model)
+
+    def tick(self, now: float) -> list[Transition]:
+        """Add up time under observation; move models whose time has come."""
+        for run in self._runs.values():
+            self._add_time(run, now)
+        moved = []
+        for model in {id(run.model): run.model for run in self._runs.values()}.values():
+            following = next_state(model, self._settings)
+            if following is not None:
+                moved.append(self._move(model, *following))
+        return moved
+
+    def _add_time(self, run: Run, now: float) -> None:
+        elapsed = max(0.0, now - run.since)
+        run.since = now
+        if elapsed:
+            run.model.observed_seconds += elapsed
+            if run.model.state is ModelState.DRY_RUN:
+                run.model.dry_run_seconds += elapsed
+            self._touch(run.model)
+
+    def learn_again(self, model: Model) -> Transition:
+        """Begin anew: everything learned goes."""
+        model.keys.clear()
+        model.sessions.clear()
+        emptied = replace_contents(model)
+        self._models[model.id] = emptied
+        self._siblings[model.id] = Siblings()
+        for run in self._runs.values():
+            if run.model is model:
+                run.model = emptied
+        return self._move(emptied, ModelState.LEARNING, "a person let it learn anew")
+
+    def extend(self, model: Model) -> Transition:
+        """Learn on, keeping what is known."""
+        model.lost_seconds = model.observed_seconds
+        return self._move(model, ModelState.LEARNING, "a person let it learn on")
+
+    def activate(self, model: Model) -> Transition:
+        """End learning now."""
+        return self._move(model, ModelState.ACTIVE, "a person activated it", manual=True)
+
+    def archive(self, model: Model) -> Transition:
+        """Keep it, but judge nothing by it."""
+        return self._move(model, ModelState.ARCHIVED, "a person archived it", manual=True)
+
+    def restore(self, model: Model) -> Transition:
+        """Take it out of the archive.
+
+        Raises:
+            UsageError: it is not archived.
+        """
+        if model.state is not ModelState.ARCHIVED:
+            raise UsageError(f"model {model.name}: is {model.state}; only archived ones are restored")
+        return self._move(model, ModelState.ACTIVE, "a person restored it")
+
+    def remove(self, model: Model) -> None:
+        """Forget a model.
+
+        Raises:
+            UsageError: containers run under it.
+        """
+        users = [container for container, run in self._runs.items() if run.model is model]
+        if users:
+            raise UsageError(
+                f"model {model.name}: {len(users)} running containers use it "
+                f"({', '.join(u[:12] for u in users[:3])}); stop them, or use: rote models learn"
+            )
+        self._store.remove(model)
+        del self._models[model.id]
+        self._changed.discard(model.id)
+
+    def take_in(self, model: Model, *, replace_existing: bool = False, merge: bool = False) -> Model:
+        """Add an imported model; the model as it now is.
+
+        Raises:
+            UsageError: there is one with its id, and neither replace nor merge was asked for.
+        """
+        existing = self._models.get(model.id)
+        if existing is None:
+            model.number = self._store.add(model)
+            self._models[model.id] = model
+            self._siblings[model.id] = Siblings(model.keys)
+            return model
+        if not replace_existing and not merge:
+            raise UsageError(
+                f"model {model.name} exists as #{existing.number}; "
+                "expected --replace or --merge to say what is to become of it"
+            )
+        if replace_existing:
+            self.learn_again(existing)
+            existing = self._models[model.id]
+            existing.state, existing.manual = model.state, model.manual
+        for key, evidence in model.keys.items():
+            if key not in existing.keys:
+                existing.add(key, replace(evidence, source=Source.IMPORTED))
+        self._touch(existing)
+        return existing
+
+    def _move(
+        self, model: Model, state: ModelState, cause: str, *, manual: bool = False
+    ) -> Transition:
+        transition = Transition(self._now_ns(), model.id, str(model.state), str(state), cause)
+        model.state = state
+        model.manual = manual
+        model.dry_run_seconds = 0.0
+        model.history.append(transition)
+        self._touch(model)
+        self.flush()
+        return transition
+
+    def _touch(self, model: Model) -> None:
+        model.updated_ns = self._now_ns()
+        self._changed.add(model.id)
+
+    def _now_ns(self) -> int:
+        return int(self._clock() * 1e9)
+
+    def flush(self) -> None:
+        """Write what changed. A crash loses what was learned since the last flush.
+
+        Raises:
+            StateError: the store cannot be written; what changed is kept and tried again.
+        """
+        changed = [self._models[i] for i in self._changed if i in self._models]
+        if changed:
+            self._store.save(changed)
+        self._changed.clear()
+
+
+def replace_contents(model: Model) -> Model:
+    """A model of the same identity that knows nothing."""
+    return Model(
+        id=model.id,
+        number=model.number,
+        image=model.image,
+        signature=model.signature,
+        containers=model.containers,
+        runs=model.runs,
+        created_ns=model.created_ns,
+        history=model.history,
+    )
+
+
+def _see(
+    known: dict[Key, Evidence],
+    key: Key,
+    event: Event,
+    container_id: str,
+    model: Model | None = None,
+) -> bool:
+    """Note that a key was seen; whether it is new."""
+    evidence = known.get(key)
+    if evidence is None:
+        fresh = Evidence(event.time_ns, event.time_ns, last_container=container_id)
+        if model is None:
+            known[key] = fresh
+        else:
+            model.add(key, fresh)
+        return True
+    evidence.last_ns = event.time_ns
+    evidence.count += 1
+    if evidence.last_container != container_id:
+        evidence.last_container = container_id
+        evidence.containers += 1
+        evidence.runs += 1
+    return False
+
+

@@ -1,0 +1,408 @@
+"""The loop: what the kernel reports becomes knowledge or an audit.
+
+Read ``drain`` first; it is the whole story. Everything else here is one step of it, or what a
+command may ask for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sensor.ancestry import descends_from, programs_above
+from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity
+from sensor.audits.record import audit_from_event
+from sensor.audits.store import AuditStore
+from sensor.channels.channel import Channels
+from sensor.containers.container import Container
+from sensor.containers.registry import ContainerChange, Registry
+from sensor.errors import StateError
+from sensor.events import Actor, Event, EventKind
+from sensor.kernel.port import ERROR_CAUSES, ContainerCounters, ContainerFlag, Kernel
+from sensor.models.model import Judgement, Model, ModelState, Verdict
+from sensor.models.registry import ModelRegistry
+from sensor.responses.knowledge import Knowledge
+from sensor.rules.default import decide
+from sensor.waiting import WaitingRoom
+
+_log = logging.getLogger("rote.pipeline")
+_BATCH = 4096
+_FLUSH_SECONDS = 5.0
+_PRUNE_SECONDS = 600.0
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What went through, since the daemon started."""
+
+    started_at: float = field(default_factory=time.time)
+    events: int = 0
+    executions: int = 0
+    changes: int = 0
+    novel: int = 0
+    learned: int = 0
+    audits: int = 0
+    store_errors: int = 0
+
+
+@dataclass(slots=True)
+class Watched:
+    """A container under watch."""
+
+    container: Container
+    model: Model
+    running_before: bool
+    lost: int = 0
+
+
+class Pipeline:
+    """Knows every step and nothing of how they work.
+
+    Args:
+        kernel: where events come from and knowledge goes to.
+        models: what is known.
+        audits: where deviations are recorded.
+        channels: who is told.
+        keep_audits: how many audits are kept.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        models: ModelRegistry,
+        audits: AuditStore,
+        channels: Channels,
+        *,
+        keep_audits: int = 1_000_000,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.kernel = kernel
+        self.models = models
+        self.audits = audits
+        self.channels = channels
+        self.statistics = Statistics()
+        self.registry: Registry | None = None
+        self._knowledge = Knowledge(kernel)
+        self._loaded: set[int] = set()
+        self._waiting = WaitingRoom()
+        self._watched: dict[int, Watched] = {}
+        self._batch: list[Audit] = []
+        self._counters: dict[int, ContainerCounters] = {}
+        self._host = platform.node()
+        self._keep_audits = keep_audits
+        self._clock = clock
+        self._next_flush = self._next_prune = 0.0
+
+    def drain(self) -> int:
+        """Take in what waits in the ring; how many events it was."""
+        events = self.kernel.read_events(_BATCH)
+        for event in events:
+            if event.kind is EventKind.CGROUP_CREATED:
+                self._cgroup_created(event)
+            elif event.kind is EventKind.CGROUP_REMOVED:
+                self._cgroup_removed(event)
+            elif watched := self._watched.get(event.cgroup_id):
+                self._take(event, watched)
+            else:
+                self._waiting.put(event)
+        self.statistics.events += len(events)
+        self._deliver()
+        return len(events)
+
+    def _take(self, event: Event, watched: Watched) -> None:
+        """One event of a known container: known, to be learned, or to be audited."""
+        model = watched.model
+        if event.kind is EventKind.EXEC:
+            self.statistics.executions += 1
+        else:
+            self.statistics.changes += 1
+        judgement = self.models.judge(model, event)
+        if judgement.verdict is Verdict.KNOWN:
+            self._knowledge.answer(model, event)
+            return
+        self.statistics.novel += 1
+        if model.state is ModelState.ARCHIVED:
+            return
+        if self._is_audited(model, event, judgement):
+            self._audit(event, watched, judgement)
+        if model.state is not ModelState.ACTIVE or event.actor is Actor.SESSION:
+            self._learn(event, watched, judgement)
+
+    def _is_audited(self, model: Model, event: Event, judgement: Judgement) -> bool:
+        if model.state is ModelState.ACTIVE:
+            return True
+        if event.actor is Actor.SESSION:
+            return event.kind is EventKind.EXEC and not event.program  # once, as it comes in
+        # While learning, only what must never be learned; in a dry run, everything new.
+        return not judgement.learnable or model.state is ModelState.DRY_RUN
+
+    def _learn(self, event: Event, watched: Watched, judgement: Judgement) -> None:
+        model = watched.model
+        new = self.models.learn(model, judgement, event, watched.container.id)
+        if new:
+            self.statistics.learned += len(new)
+            self._knowledge.add(model, new)
+        if judgement.learnable:
+            self._knowledge.answer(model, event)
+
+    def _audit(self, event: Event, watched: Watched, judgement: Judgement) -> None:
+        model, container = watched.model, watched.container
+        decision = decide(container, event)
+        if decision.action is Action.IGNORE:
+            return
+        learning = model.state is ModelState.LEARNING and event.actor is Actor.SESSION
+        self._batch.append(
+            audit_from_event(
+                event,
+                container,
+                model_id=model.id,
+                model_state=str(model.state),
+                known_program=judgement.known_program,
+                rule=decision.rule,
+                action=decision.action,
+                guarantee=Guarantee(self.kernel.attachment.guarantee),
+                host=self._host,
+                would=model.state is ModelState.DRY_RUN,
+                parents=programs_above(event.parent_pid) if event.parent_pid else (),
+                severity=Severity.INFO if learning else None,
+            )
+        )
+
+    def _deliver(self) -> None:
+        """Record first, tell then. What cannot be recorded waits in the store and is not shown."""
+        if not self._batch and not self.audits.pending:
+            return
+        batch, self._batch = self._batch, []
+        try:
+            stored = self.audits.add_many(batch)
+        except StateError as error:
+            self.statistics.store_errors += 1
+            if self.statistics.store_errors in (1, 10, 100) or (
+                self.statistics.store_errors % 1000 == 0
+            ):
+                _log.error("%s; %d audits wait", error, self.audits.pending)
+            return
+        for audit in stored:
+            if audit.count == 1:
+                self.statistics.audits += 1
+            self.channels.send(audit)
+
+    def _cgroup_created(self, event: Event) -> None:
+        if self.registry is not None:
+            self.registry.cgroup_created(event.cgroup_id, event.path)
+
+    def _cgroup_removed(self, event: Event) -> None:
+        if self.registry is not None:
+            self.registry.cgroup_removed(event.cgroup_id)
+        self._waiting.drop(event.cgroup_id)
+
+    def on_container(self, change: ContainerChange) -> None:
+        """A container came, went or was renamed (``Registry``'s callback)."""
+        if change.kind == "removed":
+            self._forget(change.cgroup_id)
+        elif change.kind == "changed":
+            if watched := self._watched.get(change.cgroup_id):
+                watched.container = change.container
+        else:
+            self._watch(change)
+        self._deliver()
+
+    def _watch(self, change: ContainerChange) -> None:
+        container, cgroup_id = change.container, change.cgroup_id
+        model = self.models.attach(container, complete=not change.running_before)
+        if model.number not in self._loaded:
+            # Before the kernel judges by it, or everything known would be reported as novel.
+            self._knowledge.load(model)
+            self._loaded.add(model.number)
+        flags = ContainerFlag.WATCHED
+        if container.runtime == "cgroup" and container.cgroup_path == container.image.name:
+            flags |= ContainerFlag.NO_SESSIONS
+        if container.host_mount_namespace:
+            flags |= ContainerFlag.HOST_MOUNTS
+        init_pid = container.pid if change.running_before else 0
+        self.kernel.watch(cgroup_id, model=model.number, flags=flags, init_pid=init_pid)
+        for child in change.child_cgroups:
+            self.kernel.alias(child, cgroup_id)
+        for pid in change.pids:
+            session = bool(container.pid) and not descends_from(pid, container.pid)
+            self.kernel.adopt(
+                pid, cgroup_id, session=session and not flags & ContainerFlag.NO_SESSIONS
+            )
+        if container.healthcheck:
+            self.kernel.allow_probe(cgroup_id, container.healthcheck)
+        watched = Watched(container, model, change.running_before)
+        self._watched[cgroup_id] = watched
+        events, lost = self._waiting.take(cgroup_id)
+        if lost:
+            self._note_lost(watched, lost)
+        for event in events:
+            self._take(event, watched)
+        _log.info(
+            "watching %s (%s), model #%d %s%s",
+            container.name or container.short_id,
+            container.image.reference,
+            model.number,
+            model.state,
+            ", it ran before" if change.running_before else "",
+        )
+
+    def _forget(self, cgroup_id: int) -> None:
+        watched = self._watched.pop(cgroup_id, None)
+        self._waiting.drop(cgroup_id)
+        self._counters.pop(cgroup_id, None)
+        self.kernel.unwatch(cgroup_id)
+        if watched is not None:
+            self.models.detach(watched.container.id)
+            _log.info("%s is gone", watched.container.name or watched.container.short_id)
+
+    def tick(self) -> None:
+        """What has to be done every second or so."""
+        now = self._clock()
+        self._count_losses()
+        for moved in self.models.tick(now):
+            name = self.models.get(moved.model_id).name
+            _log.info("model %s: %s → %s: %s", name, moved.old, moved.new, moved.cause)
+        if now >= self._next_flush:
+            self._next_flush = now + _FLUSH_SECONDS
+            self.flush()
+        if now >= self._next_prune:
+            self._next_prune = now + _PRUNE_SECONDS
+            try:
+                self.audits.prune(keep_rows=self._keep_audits)
+            except StateError as error:
+                _log.error("%s", error)
+        self._deliver()
+
+    def flush(self) -> None:
+        """Write what the models learned."""
+        try:
+            self.models.flush()
+        except StateError as error:
+            _log.error("%s; what was learned stays in memory", error)
+
+    def _count_losses(self) -> None:
+        for cgroup_id, counters in self.kernel.counters().items():
+            before = self._counters.get(cgroup_id)
+            self._counters[cgroup_id] = counters
+            lost = counters.lost + sum(counters.errors)
+            if before is not None:
+                lost -= before.lost + sum(before.errors)
+            watched = self._watched.get(cgroup_id)
+            if lost > 0 and watched is not None:
+                self._note_lost(watched, lost)
+
+    def _note_lost(self, watched: Watched, lost: int) -> None:
+        watched.lost += lost
+        container, model = watched.container, watched.model
+        self.models.note_lost(container.id, lost)
+        now_ns = int(self._clock() * 1e9)
+        self._batch.append(
+            Audit(
+                time_ns=now_ns,
+                last_ns=now_ns,
+                host=self._host,
+                container_id=container.id,
+                container_name=container.name,
+                image=container.image.reference,
+                sensor=Sensor.SELF,
+                type=AuditType.EVENTS_LOST,
+                severity=Severity.HIGH,
+                model_id=model.id,
+                model_state=str(model.state),
+                action=Action.ALERT,
+                guarantee=Guarantee(self.kernel.attachment.guarantee),
+                runtime=container.runtime,
+                extra={"lost": str(lost), "ring": "use a larger --ring-size if this repeats"},
+            )
+        )
+
+    def forget_model(self, model: Model) -> None:
+        """Take a model out of the kernel: what it knew is novel again."""
+        self._knowledge.forget(model)
+        self._loaded.discard(model.number)
+
+    def reload_model(self, model: Model) -> None:
+        """Put a model into the kernel anew, after it was changed from outside the loop."""
+        self.forget_model(model)
+        self._knowledge.load(model)
+        self._loaded.add(model.number)
+        for watched in self._watched.values():
+            if watched.model.number == model.number:
+                watched.model = model
+
+    def status(self) -> dict[str, Any]:
+        """Everything `rote status` shows, as plain values."""
+        attachment = asdict(self.kernel.attachment)
+        totals = ContainerCounters()
+        for counters in self._counters.values():
+            totals.events += counters.events
+            totals.lost += counters.lost
+            totals.truncated += counters.truncated
+            totals.known += counters.known
+            totals.errors = tuple(
+                a + b for a, b in zip(totals.errors, counters.errors, strict=True)
+            )
+        states = [str(model.state) for model in self.models.list()]
+        return {
+            "host": self._host,
+            "pid": os.getpid(),
+            "memory_bytes": resident_bytes(),
+            "attachment": attachment,
+            "statistics": asdict(self.statistics),
+            "kernel": {
+                **asdict(totals),
+                "errors": dict(zip(ERROR_CAUSES, totals.errors, strict=True)),
+            },
+            "containers": len(self._watched),
+            "models": {state: states.count(state) for state in sorted(set(states))},
+            "waiting": len(self._waiting),
+            "given_up": self._waiting.given_up,
+            "audits": {"pending": self.audits.pending, "dropped": self.audits.dropped},
+            "channels": self.channels.status(),
+            "runtimes": [asdict(status) for status in self.registry.statuses()]
+            if self.registry
+            else [],
+        }
+
+    def containers(self) -> list[dict[str, Any]]:
+        """Everything `rote containers` shows."""
+        rows = []
+        for cgroup_id, watched in self._watched.items():
+            counters = self._counters.get(cgroup_id, ContainerCounters())
+            container = watched.container
+            rows.append(
+                {
+                    "id": container.id,
+                    "name": container.name,
+                    "runtime": container.runtime,
+                    "image": container.image.reference,
+                    "image_id": container.image.id,
+                    "digest": container.image.digest,
+                    "namespace": container.namespace,
+                    "pod": container.pod,
+                    "pod_container": container.pod_container,
+                    "labels": dict(container.labels),
+                    "cgroup": container.cgroup_path,
+                    "model": watched.model.number,
+                    "model_state": str(watched.model.state),
+                    "complete": not watched.running_before,
+                    "known": counters.known,
+                    "events": counters.events,
+                    "lost": watched.lost,
+                    "truncated": counters.truncated,
+                    "errors": sum(counters.errors),
+                }
+            )
+        return sorted(rows, key=lambda row: str(row["name"]))
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process. Source: proc_pid_statm(5)."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")

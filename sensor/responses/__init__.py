@@ -1,0 +1,1 @@
+"""What is done about a deviation, and what the kernel is told."""

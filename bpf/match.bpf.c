@@ -28,7 +28,7 @@
  * loop is more than the verifier follows. A path whose class components need more steps than this
  * is not known.
  */
-#define MATCH_STEPS 192
+#define MATCH_STEPS 160
 #define STATE_COMPONENT 0
 #define STATE_BYTE 1
 

@@ -76,9 +76,10 @@ struct rote_scratch {
 	char text[TEXT_MASK + 1 + TEXT_SLACK];
 	u64 owner; /* pid_tgid of the run that uses this memory */
 	u64 dentries[DEPTH_MAX];
-	u64 top_mount;
+	u64 top_mount; /* the mount at the root of the walk */
 	struct rote_place at; /* of walk() */
 	u32 depth;
+	u32 top_depth; /* s->depth when top_mount was reached */
 	u32 walk_end;
 	u32 offset; /* in text */
 	u32 position; /* of a loop */
@@ -178,6 +179,7 @@ static __always_inline void walk(struct rote_scratch *s, u64 dentry, u64 mount)
 	s->depth = 0;
 	s->top_mount = 0;
 	s->walk_end = WALK_END_TOO_DEEP;
+	s->top_depth = DEPTH_MAX + 1;
 	s->at.dentry = dentry;
 	s->at.mount = mount;
 	for (int i = 0; i < WALK_STEPS; i++) {
@@ -187,8 +189,15 @@ static __always_inline void walk(struct rote_scratch *s, u64 dentry, u64 mount)
 		FORGET();
 		if (s->at.dentry == FIELD(struct mount, s->at.mount, mnt.mnt_root)) {
 			above = FIELD(struct mount, s->at.mount, mnt_parent);
-			if (above == s->at.mount || !above) {
+			/*
+			 * The root that tasks see is mounted over the namespace's first mount, so
+			 * of several mounts without a name between them the first one counts.
+			 */
+			if (s->top_depth != s->depth) {
+				s->top_depth = s->depth;
 				s->top_mount = s->at.mount;
+			}
+			if (above == s->at.mount || !above) {
 				s->walk_end = WALK_END_ROOT;
 				break;
 			}

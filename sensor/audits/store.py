@@ -212,6 +212,12 @@ class AuditStore:
             ).fetchone()
         return _audit(row) if row else None
 
+    def last_id(self) -> int:
+        """The id of the newest audit; 0 when there is none."""
+        with self._errors("read"):
+            newest: int | None = self._db.execute("SELECT max(id) FROM audits").fetchone()[0]
+        return newest or 0
+
     def count(self) -> int:
         """How many audits there are."""
         with self._errors("read"):

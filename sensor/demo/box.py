@@ -30,9 +30,9 @@ echo "the guest book is open"
 while read -r entry; do
 	# The hole: what a guest writes is evaluated.
 	eval "line=\"$entry\"" 2>>/var/log/guestbook.err
-	date "+%F %T $line" >>/var/log/guestbook.log
-	tail -n 20 /var/log/guestbook.log >/var/lib/guestbook/page.$$
-	mv /var/lib/guestbook/page.$$ /var/lib/guestbook/page.html
+	/bin/date "+%F %T $line" >>/var/log/guestbook.log
+	/bin/tail -n 20 /var/log/guestbook.log >/var/lib/guestbook/page.new
+	/bin/mv /var/lib/guestbook/page.new /var/lib/guestbook/page.html
 	echo "thank you"
 done
 """
@@ -48,7 +48,10 @@ class Box(Protocol):
     """A running guest book."""
 
     runtime: str  # in words, for the story
-    sensor_options: tuple[str, ...]  # for ``rote run``: observe this container and no other
+    name: str  # of the container, as the sensor shows it
+    # For ``rote run``. A plain cgroup is taken up with what runs in it, so it has to be there.
+    sensor_options: tuple[str, ...]
+    starts_first: bool
 
     def start(self) -> None:
         """Start it; returns when the guest book is open.
@@ -123,12 +126,15 @@ class DockerBox:
     """The guest book in Docker, as an image that is removed again."""
 
     runtime = "Docker"
+    starts_first = False
 
     def __init__(self) -> None:
-        self._name = f"rote-demo-{os.getpid()}"
-        self._image = f"{self._name}:1"
+        self.name = f"guestbook-{os.getpid()}"
+        self._image = "rote-demo/guestbook:1"
         self._book: _Guestbook | None = None
-        self.sensor_options: tuple[str, ...] = ()
+        # The Engine that the docker command talks to.
+        host = os.environ.get("DOCKER_HOST", "")
+        self.sensor_options: tuple[str, ...] = ("--runtime", f"docker={host}" if host else "docker")
 
     @staticmethod
     def answers() -> bool:
@@ -147,7 +153,7 @@ class DockerBox:
         self._book = _Guestbook(
             [
                 *("docker", "run", "--rm", "--interactive", "--network", "none"),
-                *("--name", self._name, self._image),
+                *("--name", self.name, self._image),
             ]
         )
         self._book.line()
@@ -163,7 +169,7 @@ class DockerBox:
         if self._book is not None:
             self._book.end()
             self._book = None
-        for command in (("rm", "--force", self._name), ("rmi", "--force", self._image)):
+        for command in (("rm", "--force", self.name), ("rmi", "--force", self._image)):
             with contextlib.suppress(HostError):
                 _run("docker", *command)
 
@@ -176,12 +182,16 @@ class RuncBox:
     """
 
     runtime = "runc"
+    starts_first = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._name = f"rote-demo-{os.getpid()}"
-        self.cgroup = f"/{self._name}"
-        self.sensor_options = ("--watch", f"cgroup:{self.cgroup}")
+        self.name = f"guestbook-{os.getpid()}"
+        self.cgroup = f"/rote-demo/{self.name}"
+        self.sensor_options: tuple[str, ...] = (
+            *("--runtime", "none", "--no-discover"),
+            *("--watch", f"cgroup:{self.cgroup}"),
+        )
         self._book: _Guestbook | None = None
         self._mounted = False
 
@@ -197,7 +207,7 @@ class RuncBox:
         _run("mount", "-t", "overlay", "rote-demo", "-o", layers, str(root))
         self._mounted = True
         (self._folder / "config.json").write_text(json.dumps(self._specification(root)))
-        self._book = _Guestbook([*self._runc(), "run", "--bundle", str(self._folder), self._name])
+        self._book = _Guestbook([*self._runc(), "run", "--bundle", str(self._folder), self.name])
         self._book.line()
 
     def ask(self, entry: str) -> str:
@@ -212,7 +222,10 @@ class RuncBox:
             self._book.end()
             self._book = None
             with contextlib.suppress(HostError):
-                _run(*self._runc(), "delete", "--force", self._name)
+                _run(*self._runc(), "delete", "--force", self.name)
+            for folder in Path("/sys/fs/cgroup").glob("**/rote-demo"):
+                with contextlib.suppress(OSError):  # another demonstration is in it
+                    folder.rmdir()
         if self._mounted:
             _run("umount", "--lazy", str(self._folder / "root"))
             self._mounted = False

@@ -1,13 +1,18 @@
 """Kernel headers out of the running kernel's own BTF, so that none need to be installed.
 
 BCC expects a kernel header tree. A small one is enough: ``vmlinux.h`` as bpftool writes it, with
-three changes, and a dozen stubs that include it. The changes:
+four changes, and a dozen stubs that include it. The changes:
 
 * CO-RE attributes go, since BCC does no relocation;
 * the unnamed bit-fields that stand for alignment holes get names, because clang before 18
   misplaces whatever follows them (iovisor/bcc#4890);
+* enums that the kernel packs into a byte or two are packed here as well, which older bpftools
+  leave out;
 * structures that the programs only point to are cut down to declarations, which halves the time
   to parse.
+
+Whether the result is right is not left to hope: sizes and offsets of everything the programs look
+into are asserted against the BTF at compile time.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from sensor.errors import KernelSupportError
@@ -24,7 +30,7 @@ from sensor.kernel.helper_ids import HELPER_IDS
 from sensor.kernel.unit import fingerprint
 
 BTF = Path("/sys/kernel/btf/vmlinux")
-_VERSION = 3  # of what is made here; part of the cache key
+_VERSION = 4  # of what is made here; part of the cache key
 
 # Structures the programs look into. What these hold by value is kept too.
 ROOTS = (
@@ -54,6 +60,10 @@ _KCONFIG = """\
 #define CONFIG_CC_STACKPROTECTOR 1
 #include "vmlinux.h"
 #include "helper_ids.h"
+#ifndef ROTE_LAYOUT_ASSERTED
+#define ROTE_LAYOUT_ASSERTED
+#include "layout_assertions.h"
+#endif
 """
 
 
@@ -84,7 +94,8 @@ def header_tree(cache: Path, btf: bytes | None = None) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".headers-", dir=cache))
     try:
-        _write_tree(scratch, adapt(_dump()))
+        raw = _dump("raw")
+        _write_tree(scratch, adapt(_dump("c"), packed_enums(raw)), layout_assertions(raw))
         scratch.chmod(0o755)
         try:
             scratch.rename(tree)
@@ -96,7 +107,7 @@ def header_tree(cache: Path, btf: bytes | None = None) -> Path:
     return tree
 
 
-def _dump() -> str:
+def _dump(form: str) -> str:
     bpftool = shutil.which("bpftool") or shutil.which("bpftool", path="/usr/sbin:/sbin")
     if bpftool is None:
         raise KernelSupportError(
@@ -104,22 +115,56 @@ def _dump() -> str:
             "apt-get install bpftool (Ubuntu: linux-tools-generic)"
         )
     result = subprocess.run(
-        [bpftool, "btf", "dump", "file", str(BTF), "format", "c"],
+        [bpftool, "btf", "dump", "file", str(BTF), "format", form],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    if result.returncode != 0 or "struct task_struct {" not in result.stdout:
+    if result.returncode != 0 or "task_struct" not in result.stdout:
         raise KernelSupportError(
             f"bpftool btf dump {BTF}: {result.stderr.strip() or 'no struct task_struct in it'}; "
-            "expected C declarations"
+            "expected the kernel's types"
         )
     return result.stdout
 
 
-def adapt(vmlinux: str) -> str:
-    """Make bpftool's output fit for BCC; see the module's text."""
+def packed_enums(raw: str) -> list[str]:
+    """Names of the enums that take less than four bytes, from bpftool's raw dump."""
+    return re.findall(r"(?m)^\[\d+\] ENUM '(\w+)' .*\bsize=[12]\b", raw)
+
+
+def layout_assertions(raw: str) -> str:
+    """C that fails to compile where a structure in ROOTS is laid out otherwise than in the BTF."""
+    lines: list[str] = []
+    name = ""
+    seen: set[str] = set()
+    for line in raw.split("\n"):
+        if match := re.match(r"\[\d+\] STRUCT '(\w+)' size=(\d+)", line):
+            name = match.group(1)
+            if name not in ROOTS or name in seen:
+                name = ""
+                continue
+            seen.add(name)
+            lines.append(f'_Static_assert(sizeof(struct {name}) == {match.group(2)}, "{name}");')
+        elif line.startswith("["):
+            name = ""
+        elif name and (match := re.match(r"\s+'(\w+)' .*bits_offset=(\d+)$", line)):
+            field, bits = match.group(1), int(match.group(2))
+            lines.append(
+                f"_Static_assert(__builtin_offsetof(struct {name}, {field}) == {bits // 8}, "
+                f'"{name}.{field}");'
+            )
+    return "\n".join(lines) + "\n"
+
+
+def adapt(vmlinux: str, packed: Iterable[str] = ()) -> str:
+    """Make bpftool's output fit for BCC; see the module's text.
+
+    Args:
+        vmlinux: C declarations as bpftool writes them.
+        packed: names of enums that take less than four bytes.
+    """
     text = "\n".join(
         line
         for line in vmlinux.split("\n")
@@ -133,6 +178,13 @@ def adapt(vmlinux: str) -> str:
         return f"{match.group(1)}long hole_{holes};"
 
     text = re.sub(r"(?m)^(\s+)long: 64;", name_hole, text)
+    for name in packed:
+        text = re.sub(
+            rf"(?ms)^(enum {name} \{{.*?\n\}})( __attribute__\(\(mode\(\w+\)\)\))?;",
+            r"\1 __attribute__((packed));",
+            text,
+            count=1,
+        )
     return prune(text, ROOTS)
 
 
@@ -194,13 +246,14 @@ def _by_value(body: str, typedefs: dict[str, tuple[str, str]]) -> list[tuple[str
     return found
 
 
-def _write_tree(tree: Path, vmlinux: str) -> None:
+def _write_tree(tree: Path, vmlinux: str, assertions: str) -> None:
     include = tree / "include"
     release = os.uname().release
     numbers = [int(n) for n in re.findall(r"\d+", release)[:2]]
     have = set(re.findall(r"\b(BPF_FUNC_\w+) = ", vmlinux))
     files = {
         "vmlinux.h": vmlinux,
+        "layout_assertions.h": assertions,
         "linux/kconfig.h": _KCONFIG,
         "linux/version.h": (
             "#define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + ((c) > 255 ? 255 : (c)))\n"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgpack
@@ -100,14 +99,10 @@ def unpack_model(data: bytes, number: int, where: str) -> Model:
     )
 
 
-def export_model(model: Model, path: Path) -> None:
-    """Write a model to a file.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
+def export_bytes(model: Model) -> bytes:
+    """A model as an exported file holds it."""
     payload = pack_model(model)
-    content = _pack(
+    return _pack(
         {
             "magic": MAGIC,
             "version": VERSION,
@@ -115,10 +110,6 @@ def export_model(model: Model, path: Path) -> None:
             "payload": payload,
         }
     )
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; the model was not exported") from error
 
 
 def import_model(data: bytes, where: str, number: int = 0) -> Model:

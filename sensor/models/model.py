@@ -143,8 +143,12 @@ class Model:
         )
 
     def _service_does(self, key: ExecKey) -> bool:
-        """Whether a session or probe does what the service does as well."""
-        if key.actor is Actor.SERVICE:
+        """Whether a session or probe does what the service does as well.
+
+        Coming in is not: that the runtime started the service with a shell says nothing about
+        who enters with one later.
+        """
+        if key.actor is Actor.SERVICE or not key.parent.path:
             return False
         return ExecKey(key.parent, key.program, key.origin, Actor.SERVICE, key.script) in self.keys
 

@@ -1,0 +1,42 @@
+"""`rote containers`: what is watched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sensor.audits.formats import escape
+from sensor.cli.output import emit, output_option
+
+COLUMNS = ("name", "id", "image", "runtime", "model", "state", "since", "known", "events", "lost")
+
+
+@click.command()
+@output_option
+@click.pass_obj
+def containers(context: Any, output: str) -> None:
+    """List the containers under watch, with their models and what the kernel counted.
+
+    \b
+    Example:
+      rote containers -o jsonl | jq .name
+    """
+    emit(
+        output,
+        context.client.ask("containers"),
+        COLUMNS,
+        cells=lambda row: (
+            escape(row["name"]),
+            escape(row["id"][:12]),
+            escape(row["image"]),
+            row["runtime"],
+            f"#{row['model']}",
+            row["model_state"],
+            "first instruction" if row["complete"] else "later",
+            str(row["known"]),
+            str(row["events"]),
+            str(row["lost"]),
+        ),
+        empty="no containers",
+    )

@@ -1,0 +1,262 @@
+"""`rote models`: what was learned."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sensor.audits.formats import escape, iso, when
+from sensor.cli.output import duration, emit, emit_json, emit_lines, output_option
+from sensor.errors import UsageError
+from sensor.models.diff import describe
+from sensor.models.files import unpack_model
+from sensor.models.keys import ExecKey, Key, WriteKey
+from sensor.models.model import Evidence, Model
+
+COLUMNS = (
+    "model", "image", "state", "executions", "writes", "runs", "observed", "lost", "id",
+)  # fmt: skip
+
+
+@click.group()
+def models() -> None:
+    """What was learned, and what is to become of it.
+
+    A MODEL is named by its image (nginx:1.25), its number (#3), its id, or the beginning of any.
+    """
+
+
+@models.command("list")
+@output_option
+@click.pass_obj
+def list_(context: Any, output: str) -> None:
+    """List the models."""
+    emit(
+        output,
+        context.client.ask("models.list"),
+        COLUMNS,
+        cells=lambda row: (
+            f"#{row['number']}",
+            escape(row["image"]),
+            row["state"] + (" (by hand)" if row["manual"] else ""),
+            str(row["executions"]),
+            str(row["writes"]),
+            str(row["runs"]),
+            duration(row["observed_seconds"]),
+            str(row["lost"]),
+            escape(row["id"].removeprefix("sha256:")[:12] + "~" + row["id"].rpartition("~")[2]),
+        ),
+        empty="no models yet; they are made when containers start",
+    )
+
+
+@models.command()
+@click.argument("model")
+@output_option
+@click.pass_obj
+def show(context: Any, model: str, output: str) -> None:
+    """Show a model: how it was learned, and every key with its evidence.
+
+    \b
+    Example:
+      rote models show nginx:1.25
+    """
+    found = unpack_model(context.client.ask("models.show", name=model), 0, model)
+    if output == "table":
+        for line in page(found):
+            click.echo(line)
+    elif output == "json":
+        emit_json(as_json(found))
+    else:
+        emit_lines(as_json(found)["keys"])
+
+
+def sentence(model: Model) -> str:
+    """The state of a model in a sentence."""
+    since = model.history[-1] if model.history else None
+    text = f"{model.name} is {model.state}"
+    if since:
+        text += f" since {when(since.time_ns)} ({since.cause})"
+    return (
+        f"{text}; it was learned from {model.containers} containers in {model.runs} runs "
+        f"({model.complete_runs} from the first instruction), observed for "
+        f"{duration(model.observed_seconds)}, {model.lost} events lost"
+        + (f", dry run began again {model.extensions} times" if model.extensions else "")
+        + "."
+    )
+
+
+def page(model: Model) -> list[str]:
+    """A model for a person: executions by caller, writes by program."""
+    lines = [sentence(model), f"id {escape(model.id)}", ""]
+    callers: dict[str, list[tuple[ExecKey, Evidence]]] = defaultdict(list)
+    writers: dict[str, list[tuple[WriteKey, Evidence]]] = defaultdict(list)
+    for key, evidence in model.keys.items():
+        if isinstance(key, ExecKey):
+            callers[str(key.parent) or "(runtime)"].append((key, evidence))
+        else:
+            writers[str(key.program)].append((key, evidence))
+    lines.append(f"Executions ({sum(map(len, callers.values()))})")
+    for caller in sorted(callers):
+        lines.append(f"  {escape(caller)}")
+        for key, evidence in sorted(callers[caller]):
+            remarks = [key.origin.name.lower(), key.actor.name.lower()]
+            if key.script:
+                remarks.append("script")
+            lines.append(
+                f"    → {escape(str(key.program))}  [{', '.join(remarks)}]  {_seen(evidence)}"
+            )
+    lines.append(f"Writes ({sum(map(len, writers.values()))})")
+    for program in sorted(writers):
+        lines.append(f"  {escape(program)}")
+        for write, evidence in sorted(writers[program]):
+            operation = (write.operation.name or "").lower()
+            lines.append(f"    {operation:<10} {escape(write.pattern)}  {_seen(evidence)}")
+    if model.sessions:
+        lines.append(f"Sessions did, not learned ({len(model.sessions)})")
+        lines.extend(f"  {escape(describe(key))}" for key in sorted(model.sessions, key=describe))
+    return lines
+
+
+def _seen(evidence: Evidence) -> str:
+    text = f"{evidence.source} {when(evidence.first_ns)}"
+    if evidence.containers > 1:
+        text += f", in {evidence.containers} containers"
+    return f"({text})"
+
+
+def as_json(model: Model) -> dict[str, Any]:
+    """A model with stable field names."""
+    return {
+        "id": escape(model.id),
+        "image": escape(model.name),
+        "image_id": model.image.id,
+        "digest": model.image.digest,
+        "signature": model.signature,
+        "state": str(model.state),
+        "manual": model.manual,
+        "sentence": sentence(model),
+        "containers": model.containers,
+        "runs": model.runs,
+        "complete_runs": model.complete_runs,
+        "observed_seconds": model.observed_seconds,
+        "dry_run_seconds": model.dry_run_seconds,
+        "extensions": model.extensions,
+        "lost": model.lost,
+        "history": [
+            {"time": iso(t.time_ns), "from": t.old, "to": t.new, "cause": t.cause}
+            for t in model.history
+        ],
+        "keys": [_key_json(key, evidence) for key, evidence in model.keys.items()],
+        "sessions": [_key_json(key, evidence) for key, evidence in model.sessions.items()],
+    }
+
+
+def _key_json(key: Key, evidence: Evidence) -> dict[str, Any]:
+    if isinstance(key, ExecKey):
+        content: dict[str, Any] = {
+            "kind": "exec",
+            "parent": escape(str(key.parent)),
+            "program": escape(str(key.program)),
+            "origin": key.origin.name.lower(),
+            "actor": key.actor.name.lower(),
+            "script": key.script,
+        }
+    else:
+        content = {
+            "kind": "write",
+            "program": escape(str(key.program)),
+            "pattern": escape(key.pattern),
+            "operation": (key.operation.name or "").lower(),
+        }
+    return {
+        **content,
+        "first": iso(evidence.first_ns),
+        "last": iso(evidence.last_ns),
+        "count": evidence.count,
+        "containers": evidence.containers,
+        "runs": evidence.runs,
+        "source": str(evidence.source),
+    }
+
+
+@models.command()
+@click.argument("left")
+@click.argument("right")
+@output_option
+@click.pass_obj
+def diff(context: Any, left: str, right: str, output: str) -> None:
+    """Show which keys only one of two models has."""
+    found = context.client.ask("models.diff", left=left, right=right)
+    if output == "json":
+        emit_json(found)
+    elif output == "jsonl":
+        emit_lines(found["lines"])
+    else:
+        for line in found["lines"]:
+            click.echo(escape(line))
+        click.echo(f"{found['common']} keys in both", err=True)
+
+
+def _change(name: str, text: str) -> None:
+    @models.command(name, help=text)
+    @click.argument("model")
+    @click.pass_obj
+    def command(context: Any, model: str) -> None:
+        moved = context.client.ask("models.change", name=model, verb=name)
+        click.echo(f"{escape(model)}: {moved['old']} → {moved['new']} ({moved['cause']})")
+
+
+_change("learn", "Let a model learn anew: what it knows goes.")
+_change("extend", "Let a model learn on; what it knows stays.")
+_change("activate", "End learning now: from here on every deviation is an audit.")
+_change("archive", "Keep a model, but judge nothing by it.")
+_change("restore", "Take a model out of the archive.")
+
+
+@models.command()
+@click.argument("model")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_obj
+def export(context: Any, model: str, file: Path) -> None:
+    """Write a model to a FILE, to be imported on another host."""
+    data = context.client.ask("models.export", name=model)
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}; the model was not exported") from error
+    click.echo(f"{file}: {len(data)} bytes")
+
+
+@models.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--replace", is_flag=True, help="Replace the model of the same image.")
+@click.option("--merge", is_flag=True, help="Add its keys to the model of the same image.")
+@click.pass_obj
+def import_(context: Any, file: Path, replace: bool, merge: bool) -> None:
+    """Read a model from a FILE that `rote models export` wrote."""
+    if replace and merge:
+        raise UsageError("--replace and --merge exclude one another; give one of them")
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}; expected an exported model") from error
+    taken = context.client.ask(
+        "models.import", data=data, where=str(file), replace=replace, merge=merge
+    )
+    click.echo(f"#{taken['number']} {escape(taken['image'])}: {taken['keys']} keys")
+
+
+@models.command()
+@click.argument("model")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def rm(context: Any, model: str, yes: bool) -> None:
+    """Forget a model for good."""
+    if not yes:
+        click.confirm(f"Forget model {model} and everything it learned?", abort=True)
+    gone = context.client.ask("models.remove", name=model)
+    click.echo(f"#{gone['number']} {escape(gone['image'])}: forgotten, {gone['keys']} keys")

@@ -1,0 +1,164 @@
+"""`rote run`: the daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sensor.config import ATTACHMENTS, Settings, parse_duration, parse_size, parse_watch
+
+
+class _Duration(click.ParamType):
+    name = "duration"
+
+    def convert(self, value: Any, _param: Any, _context: Any) -> float:
+        return value if isinstance(value, float) else parse_duration(value)
+
+
+class _Size(click.ParamType):
+    name = "size"
+
+    def convert(self, value: Any, _param: Any, _context: Any) -> int:
+        return value if isinstance(value, int) else parse_size(value)
+
+
+class _Watch(click.ParamType):
+    name = "watch"
+
+    def convert(self, value: Any, _param: Any, _context: Any) -> str:
+        return parse_watch(value)
+
+
+@click.command(context_settings={"auto_envvar_prefix": "ROTE"})
+@click.option(
+    "--learn",
+    type=_Duration(),
+    default="1h",
+    show_default=True,
+    help="How long a model learns, added up over the containers of its image.",
+)
+@click.option(
+    "--dry-run",
+    type=_Duration(),
+    default="24h",
+    show_default=True,
+    help="How long nothing new must happen before a model becomes active.",
+)
+@click.option(
+    "--watch",
+    "watches",
+    type=_Watch(),
+    multiple=True,
+    metavar="cgroup:PATH",
+    help="Treat a plain cgroup as a container; may be given several times.",
+)
+@click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    default=("auto",),
+    show_default=True,
+    metavar="NAME[=ADDRESS]",
+    help="auto, none, docker[=unix:///PATH], podman[=unix:///PATH], containerd[=PATH]; "
+    "may be given several times.",
+)
+@click.option(
+    "--attach",
+    type=click.Choice(ATTACHMENTS),
+    default="auto",
+    show_default=True,
+    help="How to attach to the kernel; auto takes the best this kernel permits.",
+)
+@click.option(
+    "--write-probe",
+    type=click.Choice(["always", "never"]),
+    default="always",
+    show_default=True,
+    help="Judge writes through descriptors that were opened elsewhere.",
+)
+@click.option(
+    "--discover/--no-discover",
+    default=True,
+    show_default=True,
+    help="Recognise containers by the names of their cgroups.",
+)
+@click.option(
+    "--ring-size",
+    type=_Size(),
+    default="8M",
+    show_default=True,
+    help="Memory for events on their way from the kernel; a power of two.",
+)
+@click.option(
+    "--audit-window",
+    type=_Duration(),
+    default="60s",
+    show_default=True,
+    help="Repeats within this time are counted into one audit.",
+)
+@click.option(
+    "--keep-audits",
+    type=click.IntRange(min=1000),
+    default=1_000_000,
+    show_default=True,
+    help="How many audits are kept.",
+)
+@click.option(
+    "--bpf-dir",
+    type=click.Path(path_type=Path),
+    default=Path("/sys/fs/bpf/rote"),
+    show_default=True,
+    help="Where in the BPF file system the kernel side is pinned.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How the daemon logs and shows alerts.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What the daemon logs.",
+)
+@click.option("--quiet", is_flag=True, help="Show no alerts on the terminal.")
+@click.pass_obj
+def run(context: Any, **options: Any) -> None:
+    """Run the sensor until SIGTERM or Ctrl-C.
+
+    The programs stay in the kernel when the daemon stops, so that a restart misses nothing;
+    `rote unload` removes them. Every option may come from the environment as ROTE_OPTION.
+
+    \b
+    Examples:
+      rote run
+      rote run --learn 10m --dry-run 1h
+      rote run --runtime none --watch cgroup:/system.slice/nginx.service
+    """
+    from sensor.daemon import serve
+
+    serve(
+        Settings(
+            state_dir=context.state_dir,
+            run_dir=context.run_dir,
+            bpf_dir=options["bpf_dir"],
+            learn_seconds=options["learn"],
+            dry_run_seconds=options["dry_run"],
+            audit_window_seconds=options["audit_window"],
+            audit_keep=options["keep_audits"],
+            attach=options["attach"],
+            write_probe=options["write_probe"],
+            ring_size=options["ring_size"],
+            runtimes=tuple(options["runtimes"]),
+            watches=tuple(options["watches"]),
+            discover=options["discover"],
+            log_format=options["log_format"],
+            log_level=options["log_level"],
+            quiet=options["quiet"],
+        )
+    )

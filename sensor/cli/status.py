@@ -1,0 +1,71 @@
+"""`rote status`: how the sensor is."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from sensor.cli.output import duration, emit_json, emit_lines, megabytes, output_option
+
+
+@click.command()
+@output_option
+@click.pass_obj
+def status(context: Any, output: str) -> None:
+    """Show containers, model states, events, losses, memory, attachment and guarantee.
+
+    \b
+    Example:
+      rote status --output json
+    """
+    found = context.client.ask("status")
+    if output == "json":
+        emit_json(found)
+    elif output == "jsonl":
+        emit_lines([found])
+    else:
+        for line in _lines(found):
+            click.echo(line)
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    attachment, kernel, numbers = found["attachment"], found["kernel"], found["statistics"]
+    models = ", ".join(f"{count} {state}" for state, count in found["models"].items())
+    errors = ", ".join(f"{count} {cause}" for cause, count in kernel["errors"].items() if count)
+    lines = [
+        f"rote {found['version']} on {found['host']}, pid {found['pid']}, "
+        f"up {duration(time.time() - numbers['started_at'])}, {megabytes(found['memory_bytes'])}",
+        f"kernel      {attachment['mode']}, {len(attachment['hooks'])} hooks"
+        f"{', taken over' if attachment['reused'] else ''}; guarantee: {attachment['guarantee']}",
+    ]
+    lines.extend(f"  missing   {hook}: {why}" for hook, why in attachment["missing"])
+    lines.extend(f"  not used  {note}" for note in attachment["notes"])
+    lines += [
+        f"containers  {found['containers']} watched",
+        f"models      {models or 'none yet'}",
+        f"in kernel   {kernel['known']} known and silent, {kernel['events']} handed over, "
+        f"{kernel['lost']} lost, {kernel['truncated']} with cut paths"
+        + (f"; errors: {errors}" if errors else ""),
+        f"since start {numbers['events']} events ({numbers['executions']} executions, "
+        f"{numbers['changes']} changes), {numbers['novel']} novel, {numbers['learned']} keys "
+        f"learned, {numbers['audits']} audits",
+    ]
+    if found["waiting"] or found["given_up"]:
+        lines.append(
+            f"waiting     {found['waiting']} events for their container's identity, "
+            f"{found['given_up']} given up"
+        )
+    pending, dropped = found["audits"]["pending"], found["audits"]["dropped"]
+    if pending or dropped:
+        lines.append(f"audits      {pending} wait for the store, {dropped} dropped")
+    for runtime in found["runtimes"]:
+        state = runtime["version"] if runtime["available"] else f"not there: {runtime['error']}"
+        lines.append(f"runtime     {runtime['name']} {runtime['address']}: {state}")
+    for channel in found["channels"]:
+        lines.append(
+            f"channel     {channel['name']}: {channel['sent']} sent, {channel['failed']} failed, "
+            f"{channel['dropped']} dropped"
+        )
+    return lines

@@ -1,0 +1,1 @@
+"""The root-only socket between the daemon and `rote …` commands."""

@@ -1,0 +1,320 @@
+"""The process around the loop: lock, wiring, signals, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO
+
+import orjson
+
+from sensor.audits.store import AuditStore
+from sensor.channels.channel import Channel, Channels
+from sensor.channels.journal import JournalChannel
+from sensor.channels.terminal import TerminalChannel
+from sensor.config import Settings
+from sensor.containers.docker import DockerRuntime
+from sensor.containers.podman import podman_runtime
+from sensor.containers.registry import Registry
+from sensor.containers.runtime import Runtime
+from sensor.control.handlers import Handlers
+from sensor.control.server import ControlServer
+from sensor.errors import AlreadyRunningError, NotRootError, StateError, UsageError
+from sensor.kernel.live import LiveKernel
+from sensor.kernel.port import Kernel
+from sensor.models.learning import LearningSettings
+from sensor.models.registry import ModelRegistry
+from sensor.models.store import ModelStore
+from sensor.pipeline import Pipeline
+
+_log = logging.getLogger("rote.daemon")
+_TICK_SECONDS = 1.0
+_DRAINS_IN_A_ROW = 8
+
+DOCKER_SOCKET = Path("/var/run/docker.sock")
+PODMAN_SOCKET = Path("/run/podman/podman.sock")
+CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
+
+
+class Daemon:
+    """One running sensor.
+
+    Args:
+        settings: what to do.
+        kernel: how to get at the kernel; replaced in tests.
+        output: where alerts are shown.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        kernel: Callable[[Settings], Kernel] = LiveKernel.open,
+        output: TextIO = sys.stdout,
+    ) -> None:
+        self.settings = settings
+        self._open_kernel = kernel
+        self._output = output
+        self._stopping = asyncio.Event()
+        self.started = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run until told to stop.
+
+        Raises:
+            RoteError: it cannot start; one clear line.
+        """
+        settings = self.settings
+        with _lock(settings), contextlib.ExitStack() as stack:
+            models = ModelRegistry(
+                ModelStore(settings.models_db),
+                LearningSettings(settings.learn_seconds, settings.dry_run_seconds),
+            )
+            audits = AuditStore(settings.audits_db, window_seconds=settings.audit_window_seconds)
+            stack.callback(audits.close)
+            kernel = self._open_kernel(settings)
+            stack.callback(kernel.close)
+            channels = Channels(self._channels())
+            pipeline = Pipeline(kernel, models, audits, channels, keep_audits=settings.audit_keep)
+            registry = Registry(runtimes(settings), settings.watches, pipeline.on_container)
+            pipeline.registry = registry
+            handlers = Handlers(pipeline, _shown(settings))
+            server = ControlServer(settings.socket, handlers.table())
+            await server.start()
+            channels.start()
+            self._banner(pipeline)
+            try:
+                await self._loop(pipeline, registry)
+            finally:
+                await server.stop()
+                await registry.close()
+                pipeline.drain()
+                pipeline.flush()
+                await channels.close()
+                _notify("STOPPING=1")
+
+    def stop(self) -> None:
+        """Let ``run`` end."""
+        self._stopping.set()
+
+    async def _loop(self, pipeline: Pipeline, registry: Registry) -> None:
+        loop = asyncio.get_running_loop()
+        fd = pipeline.kernel.fileno()
+        if fd >= 0:
+            loop.add_reader(fd, self._on_readable, pipeline)
+        follower = asyncio.create_task(registry.run(), name="registry")
+        # What was imported stays: collecting it again and again costs time and shared pages.
+        gc.collect()
+        gc.freeze()
+        self.started.set()
+        _notify("READY=1")
+        try:
+            while not self._stopping.is_set():
+                self._on_readable(pipeline)
+                pipeline.tick()
+                if follower.done():
+                    follower.result()  # a mistake of ours, not of a runtime: say so and end
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), _TICK_SECONDS)
+        finally:
+            if fd >= 0:
+                loop.remove_reader(fd)
+            follower.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await follower
+
+    @staticmethod
+    def _on_readable(pipeline: Pipeline) -> None:
+        """Drain, but let others of the loop have their turn as well."""
+        for _ in range(_DRAINS_IN_A_ROW):
+            if not pipeline.drain():
+                return
+
+    def _channels(self) -> list[Channel]:
+        found: list[Channel] = []
+        if not self.settings.quiet:
+            found.append(
+                TerminalChannel(self._output, as_json=self.settings.log_format == "json")
+            )
+        if JournalChannel.available():
+            found.append(JournalChannel())
+        return found
+
+    def _banner(self, pipeline: Pipeline) -> None:
+        attachment = pipeline.kernel.attachment
+        _log.info(
+            "rote watches through %s (guarantee: %s), %s in %.1f s; state in %s; look with: "
+            "rote status",
+            attachment.mode,
+            attachment.guarantee,
+            "taken over" if attachment.reused else "loaded",
+            attachment.load_seconds,
+            self.settings.state_dir,
+        )
+        for note in attachment.notes:
+            _log.info("not used: %s", note)
+        for hook, reason in attachment.missing:
+            _log.warning("hook %s is missing: %s", hook, reason)
+
+
+def serve(settings: Settings, **seams: object) -> None:
+    """Run a daemon in this process until SIGTERM or SIGINT.
+
+    Raises:
+        RoteError: it cannot start; one clear line.
+    """
+    if os.geteuid() != 0:
+        raise NotRootError("rote run: loads BPF programs and needs root: sudo rote run")
+    set_up_logging(settings)
+
+    async def main() -> None:
+        daemon = Daemon(settings, **seams)  # type: ignore[arg-type]
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, daemon.stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: _log.info("SIGHUP: nothing to reload"))
+        await daemon.run()
+
+    asyncio.run(main())
+
+
+@contextlib.contextmanager
+def _lock(settings: Settings):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    """Hold the directories of one daemon against a second one."""
+    for directory in (settings.state_dir, settings.run_dir):
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateError(
+                f"{directory}: {error.strerror}; expected a directory that can be written"
+            ) from error
+    path = settings.state_dir / "lock"
+    try:
+        file = path.open("a+", encoding="ascii")
+    except OSError as error:
+        raise StateError(f"{path}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise AlreadyRunningError(
+                f"{settings.state_dir}: a daemon runs already (pid {file.read().strip() or '?'}); "
+                "stop it first, or give another --state-dir, --run-dir and --bpf-dir"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def runtimes(settings: Settings) -> list[Runtime]:
+    """The runtimes that the settings name, or that are found.
+
+    Raises:
+        UsageError: a runtime is named in no known way.
+    """
+    found: list[Runtime] = []
+    for text in settings.runtimes:
+        kind, _, address = text.partition("=")
+        if kind == "none":
+            return []
+        if kind == "auto":
+            found.extend(_found_runtimes())
+        elif kind == "docker":
+            found.append(DockerRuntime(_unix(address or f"unix://{DOCKER_SOCKET}", text)))
+        elif kind == "podman":
+            found.append(podman_runtime(_unix(address or f"unix://{PODMAN_SOCKET}", text)))
+        elif kind == "containerd":
+            from sensor.containers.containerd import ContainerdRuntime
+
+            found.append(ContainerdRuntime(address or str(CONTAINERD_SOCKET)))
+        else:
+            raise UsageError(
+                f"runtime {text!r}: expected auto, none, docker[=unix:///PATH], "
+                "podman[=unix:///PATH] or containerd[=PATH]"
+            )
+    return found
+
+
+def _unix(address: str, text: str) -> str:
+    if not address.startswith("unix:///"):
+        raise UsageError(f"runtime {text!r}: expected an address like unix:///var/run/docker.sock")
+    return address
+
+
+def _found_runtimes() -> list[Runtime]:
+    found: list[Runtime] = []
+    if DOCKER_SOCKET.is_socket():
+        found.append(DockerRuntime(f"unix://{DOCKER_SOCKET}"))
+    if PODMAN_SOCKET.is_socket():
+        found.append(podman_runtime(f"unix://{PODMAN_SOCKET}"))
+    if CONTAINERD_SOCKET.is_socket():
+        # grpc costs memory that only hosts with containerd should pay.
+        from sensor.containers.containerd import ContainerdRuntime
+
+        found.append(
+            ContainerdRuntime(str(CONTAINERD_SOCKET), without_docker=DOCKER_SOCKET.is_socket())
+        )
+    if not found:
+        _log.warning(
+            "no container runtime found (looked for %s, %s, %s); containers are recognised by "
+            "their cgroups only",
+            DOCKER_SOCKET,
+            PODMAN_SOCKET,
+            CONTAINERD_SOCKET,
+        )
+    return found
+
+
+def _shown(settings: Settings) -> dict[str, object]:
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asdict(settings).items()
+    }
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return orjson.dumps(
+            {
+                "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+                "level": record.levelname.lower(),
+                "logger": record.name,
+                "message": record.getMessage(),
+                **({"trace": self.formatException(record.exc_info)} if record.exc_info else {}),
+            }
+        ).decode()
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Log to standard error, as text or as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    if settings.log_format == "json":
+        handler.setFormatter(_JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    root = logging.getLogger("rote")
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    root.propagate = False
+
+
+def _notify(state: str) -> None:
+    """Tell systemd, where it asked to be told (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+        notifier.connect("\0" + address[1:] if address.startswith("@") else address)
+        notifier.sendall(state.encode())

@@ -1,0 +1,1 @@
+"""Tests of Rote: ``unit`` anywhere, ``kernel``, ``docker`` and ``evasion`` as root."""

@@ -1,0 +1,1 @@
+"""Whole stories with real containers, and the harness for them."""

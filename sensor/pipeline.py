@@ -94,6 +94,7 @@ class Pipeline:
         self._watched: dict[int, Watched] = {}
         self._batch: list[Audit] = []
         self._counters: dict[int, ContainerCounters] = {}
+        self._gone = ContainerCounters()  # of containers that are gone, added up
         self._host = platform.node()
         self._keep_audits = keep_audits
         self._clock = clock
@@ -200,7 +201,7 @@ class Pipeline:
     def _cgroup_removed(self, event: Event) -> None:
         if self.registry is not None:
             self.registry.cgroup_removed(event.cgroup_id)
-        self._waiting.drop(event.cgroup_id)
+        self._forget(event.cgroup_id)
 
     def on_container(self, change: ContainerChange) -> None:
         """A container came, went or was renamed (``Registry``'s callback)."""
@@ -255,7 +256,8 @@ class Pipeline:
     def _forget(self, cgroup_id: int) -> None:
         watched = self._watched.pop(cgroup_id, None)
         self._waiting.drop(cgroup_id)
-        self._counters.pop(cgroup_id, None)
+        self._count_losses()
+        self._gone += self._counters.pop(cgroup_id, ContainerCounters())
         self.kernel.unwatch(cgroup_id)
         if watched is not None:
             self.models.detach(watched.container.id)
@@ -339,15 +341,7 @@ class Pipeline:
     def status(self) -> dict[str, Any]:
         """Everything `rote status` shows, as plain values."""
         attachment = asdict(self.kernel.attachment)
-        totals = ContainerCounters()
-        for counters in self._counters.values():
-            totals.events += counters.events
-            totals.lost += counters.lost
-            totals.truncated += counters.truncated
-            totals.known += counters.known
-            totals.errors = tuple(
-                a + b for a, b in zip(totals.errors, counters.errors, strict=True)
-            )
+        totals = sum(self._counters.values(), self._gone)
         states = [str(model.state) for model in self.models.list()]
         return {
             "host": self._host,

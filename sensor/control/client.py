@@ -31,7 +31,7 @@ class Client:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def ask(self, verb: str, **args: Any) -> Any:
+    def ask(self, verb: str, /, **args: Any) -> Any:
         """The answer to one request.
 
         Raises:
@@ -43,7 +43,7 @@ class Client:
             self._request(connection, verb, args)
             return self._read(connection)["result"]
 
-    def stream(self, verb: str, **args: Any) -> Iterator[Any]:
+    def stream(self, verb: str, /, **args: Any) -> Iterator[Any]:
         """The items of an answer that goes on; ends when the daemon ends it.
 
         Raises:

@@ -186,8 +186,9 @@ class RuncBox:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.name = f"guestbook-{os.getpid()}"
-        self.cgroup = f"/rote-demo/{self.name}"
+        self.name = "guestbook"
+        self._id = f"rote-demo-{os.getpid()}"
+        self.cgroup = f"/{self._id}/{self.name}"
         self.sensor_options: tuple[str, ...] = (
             *("--runtime", "none", "--no-discover"),
             *("--watch", f"cgroup:{self.cgroup}"),
@@ -207,7 +208,7 @@ class RuncBox:
         _run("mount", "-t", "overlay", "rote-demo", "-o", layers, str(root))
         self._mounted = True
         (self._folder / "config.json").write_text(json.dumps(self._specification(root)))
-        self._book = _Guestbook([*self._runc(), "run", "--bundle", str(self._folder), self.name])
+        self._book = _Guestbook([*self._runc(), "run", "--bundle", str(self._folder), self._id])
         self._book.line()
 
     def ask(self, entry: str) -> str:
@@ -222,10 +223,12 @@ class RuncBox:
             self._book.end()
             self._book = None
             with contextlib.suppress(HostError):
-                _run(*self._runc(), "delete", "--force", self.name)
-            for folder in Path("/sys/fs/cgroup").glob("**/rote-demo"):
-                with contextlib.suppress(OSError):  # another demonstration is in it
-                    folder.rmdir()
+                _run(*self._runc(), "delete", "--force", self._id)
+            # In every hierarchy: the root itself with version 2, its folders with version 1.
+            for pattern in (self._id, f"*/{self._id}"):
+                for folder in Path("/sys/fs/cgroup").glob(pattern):
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
         if self._mounted:
             _run("umount", "--lazy", str(self._folder / "root"))
             self._mounted = False

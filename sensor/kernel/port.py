@@ -106,6 +106,15 @@ class ContainerCounters:
     errors: tuple[int, ...] = (0, 0, 0, 0)  # by ERROR_CAUSES
     known: int = 0  # judged known, and so silent
 
+    def __add__(self, other: ContainerCounters) -> ContainerCounters:
+        return ContainerCounters(
+            events=self.events + other.events,
+            lost=self.lost + other.lost,
+            truncated=self.truncated + other.truncated,
+            errors=tuple(a + b for a, b in zip(self.errors, other.errors, strict=True)),
+            known=self.known + other.known,
+        )
+
 
 @dataclass(slots=True)
 class Attachment:

@@ -9,6 +9,7 @@ import pytest
 from tests.docker import images
 from tests.docker.client import Docker
 from tests.docker.engine import EngineError, PrivateEngine, running_engine
+from tests.docker.sensor import Rote
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +54,11 @@ def busybox_image(_engine_client: Docker) -> str:
 def service_images(_engine_client: Docker) -> None:
     """The images of ``tests.docker.images.RECIPES``, from the distribution's packages."""
     images.import_services(_engine_client)
+
+
+@pytest.fixture
+def rote(docker_host: str) -> Generator[Rote]:
+    """A private daemon that follows the tests' Docker Engine; not started yet."""
+    sensor = Rote("sensor", ("--runtime", f"docker={docker_host}"))
+    yield sensor
+    sensor.remove()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 _DEPTH = 8
@@ -31,7 +30,7 @@ def programs_above(pid: int, stop: frozenset[int] = frozenset()) -> tuple[str, .
         if pid <= 1 or pid in stop:
             break
         try:
-            found.append(os.readlink(f"/proc/{pid}/exe"))
+            found.append(str(Path(f"/proc/{pid}/exe").readlink()))
         except OSError:
             break
     return tuple(found)

@@ -46,6 +46,10 @@ PODMAN_SOCKET = Path("/run/podman/podman.sock")
 CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
 
 
+def _open_live(settings: Settings) -> Kernel:
+    return LiveKernel.open(settings)
+
+
 class Daemon:
     """One running sensor.
 
@@ -59,7 +63,7 @@ class Daemon:
         self,
         settings: Settings,
         *,
-        kernel: Callable[[Settings], Kernel] = LiveKernel.open,
+        kernel: Callable[[Settings], Kernel] = _open_live,
         output: TextIO = sys.stdout,
     ) -> None:
         self.settings = settings
@@ -143,9 +147,7 @@ class Daemon:
     def _channels(self) -> list[Channel]:
         found: list[Channel] = []
         if not self.settings.quiet:
-            found.append(
-                TerminalChannel(self._output, as_json=self.settings.log_format == "json")
-            )
+            found.append(TerminalChannel(self._output, as_json=self.settings.log_format == "json"))
         if JournalChannel.available():
             found.append(JournalChannel())
         return found
@@ -189,7 +191,7 @@ def serve(settings: Settings, **seams: object) -> None:
 
 
 @contextlib.contextmanager
-def _lock(settings: Settings):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _lock(settings: Settings):  # type: ignore[no-untyped-def]
     """Hold the directories of one daemon against a second one."""
     for directory in (settings.state_dir, settings.run_dir):
         try:

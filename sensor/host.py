@@ -64,9 +64,7 @@ def _privileges() -> Iterator[Finding]:
     if os.geteuid() == 0:
         yield Finding("privileges", OK, "root")
     else:
-        yield Finding(
-            "privileges", MISSING, "loading BPF programs needs root", "sudo rote doctor"
-        )
+        yield Finding("privileges", MISSING, "loading BPF programs needs root", "sudo rote doctor")
 
 
 def _machine() -> Iterator[Finding]:

@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sensor.ancestry import descends_from, programs_above
@@ -342,7 +343,7 @@ class Pipeline:
         """Everything `rote status` shows, as plain values."""
         attachment = asdict(self.kernel.attachment)
         totals = sum(self._counters.values(), self._gone)
-        states = [str(model.state) for model in self.models.list()]
+        states = [str(model.state) for model in self.models.all()]
         return {
             "host": self._host,
             "pid": os.getpid(),
@@ -398,5 +399,5 @@ class Pipeline:
 
 def resident_bytes() -> int:
     """Resident memory of this process. Source: proc_pid_statm(5)."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGESIZE")

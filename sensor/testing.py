@@ -157,9 +157,7 @@ class ReplayKernel:
         if event.walk_end is not WalkEnd.ROOT:
             return False
         program = self.program_node(Program(event.path, event.applet))
-        entry = ExecEntry(
-            model, event.program_node, program, int(event.origin), int(event.actor)
-        )
+        entry = ExecEntry(model, event.program_node, program, int(event.origin), int(event.actor))
         return bool(program) and entry in self.executions
 
     def _change_is_known(self, event: Event, model: int) -> bool:

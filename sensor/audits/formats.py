@@ -184,7 +184,7 @@ def one_line(audit: Audit) -> str:
             f"{audit.severity.name:8} {escape(audit.container_name)} {_TITLES[audit.type]}: "
             + ", ".join(f"{key} {value}" for key, value in audit.extra.items())
         )
-    times = f" ×{audit.count}" if audit.count > 1 else ""
+    times = f", {audit.count} times" if audit.count > 1 else ""
     return (
         f"{audit.severity.name:8} {escape(audit.container_name or audit.container_id[:12])} "
         f"{_TITLES[audit.type]}: {subject(audit)} ({audit.operation}){by}"
@@ -234,9 +234,7 @@ def render(audit: Audit) -> str:
     line("outcome", f"{audit.outcome}   (this host can {audit.guarantee})")
     if audit.count > 1:
         line("times", f"{audit.count}, last {when(audit.last_ns)}")
-    line(
-        "technique", ", ".join(f"{t} {TECHNIQUES.get(t, '')}".rstrip() for t in audit.technique)
-    )
+    line("technique", ", ".join(f"{t} {TECHNIQUES.get(t, '')}".rstrip() for t in audit.technique))
     line("remarks", "; ".join(audit.remarks))
     for key, value in audit.extra.items():
         line(key, escape(value))
@@ -246,5 +244,3 @@ def render(audit: Audit) -> str:
         f"rote models extend {escape(audit.image)}"
     )
     return "\n".join(lines)
-
-

@@ -52,7 +52,7 @@ class Channels:
     def start(self) -> None:
         """Begin to deliver; needs a running loop."""
         for line in self._lines:
-            line.task = asyncio.create_task(self._deliver(line), name=f"channel {line.channel.name}")
+            line.task = asyncio.create_task(self._deliver(line), name=line.channel.name)
 
     def send(self, audit: Audit) -> None:
         """Queue an audit for every channel. Never waits; what does not fit is counted."""
@@ -80,12 +80,12 @@ class Channels:
             finally:
                 line.queue.task_done()
 
-    async def close(self, timeout: float = 1.0) -> None:
-        """Deliver what waits, at most ``timeout`` seconds, and stop."""
+    async def close(self, seconds: float = 1.0) -> None:
+        """Deliver what waits, at most so many seconds, and stop."""
         waits = [line.queue.join() for line in self._lines if line.task]
         if waits:
             try:
-                await asyncio.wait_for(asyncio.gather(*waits), timeout)
+                await asyncio.wait_for(asyncio.gather(*waits), seconds)
             except TimeoutError:
                 _log.warning("channels: some alerts were not delivered before the stop")
         for line in self._lines:

@@ -49,7 +49,7 @@ def audits() -> None:
 @click.option("--limit", "-n", default=100, show_default=True, help="The newest so many; 0: all.")
 @output_option
 @click.pass_obj
-def list_(context: Any, output: str, **filters: Any) -> None:
+def list_(context: Any, /, output: str, **filters: Any) -> None:
     """List audits, oldest first. Without a daemon the database is read.
 
     \b
@@ -72,7 +72,7 @@ def list_(context: Any, output: str, **filters: Any) -> None:
 @click.argument("audit", type=int)
 @output_option
 @click.pass_obj
-def show(context: Any, audit: int, output: str) -> None:
+def show(context: Any, /, audit: int, output: str) -> None:
     """Show one audit as a page."""
     try:
         found = unpack_audit(context.client.ask("audits.show", id=audit))
@@ -93,7 +93,7 @@ def show(context: Any, audit: int, output: str) -> None:
 @click.option("--limit", "-n", default=10, show_default=True, help="So many earlier ones first.")
 @output_option
 @click.pass_obj
-def follow(context: Any, output: str, **filters: Any) -> None:
+def follow(context: Any, /, output: str, **filters: Any) -> None:
     """Show audits as they come, until Ctrl-C or until the daemon stops."""
     AuditQuery.from_options(filters)  # wrong filters are said here, not by the daemon
     for data in context.client.stream("audits.follow", **_given(filters)):
@@ -118,7 +118,7 @@ def follow(context: Any, output: str, **filters: Any) -> None:
     help="Our own fields, or OCSF detection findings with them inside.",
 )
 @click.pass_obj
-def export(context: Any, file: Path, form: str, **filters: Any) -> None:
+def export(context: Any, /, file: Path, form: str, **filters: Any) -> None:
     """Write audits to a FILE ("-": standard output), one JSON object a line."""
     shape = to_ocsf if form == "ocsf" else to_json
     found = _query(context, {**filters, "limit": 0})
@@ -137,7 +137,7 @@ def _given(filters: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in filters.items() if value is not None}
 
 
-def _query(context: Any, filters: dict[str, Any]) -> list[Audit]:
+def _query(context: Any, /, filters: dict[str, Any]) -> list[Audit]:
     query = AuditQuery.from_options(filters)
     try:
         rows: Iterable[bytes] = context.client.ask("audits.list", **_given(filters))
@@ -146,7 +146,7 @@ def _query(context: Any, filters: dict[str, Any]) -> list[Audit]:
     return [unpack_audit(data) for data in rows]
 
 
-def _database(context: Any, error: NotRunningError) -> AuditStore:
+def _database(context: Any, /, error: NotRunningError) -> AuditStore:
     path = context.state_dir / "audits.db"
     if not path.exists():
         raise error

@@ -15,7 +15,7 @@ COLUMNS = ("name", "id", "image", "runtime", "model", "state", "since", "known",
 @click.command()
 @output_option
 @click.pass_obj
-def containers(context: Any, output: str) -> None:
+def containers(context: Any, /, output: str) -> None:
     """List the containers under watch, with their models and what the kernel counted.
 
     \b

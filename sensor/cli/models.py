@@ -32,7 +32,7 @@ def models() -> None:
 @models.command("list")
 @output_option
 @click.pass_obj
-def list_(context: Any, output: str) -> None:
+def list_(context: Any, /, output: str) -> None:
     """List the models."""
     emit(
         output,
@@ -57,7 +57,7 @@ def list_(context: Any, output: str) -> None:
 @click.argument("model")
 @output_option
 @click.pass_obj
-def show(context: Any, model: str, output: str) -> None:
+def show(context: Any, /, model: str, output: str) -> None:
     """Show a model: how it was learned, and every key with its evidence.
 
     \b
@@ -188,7 +188,7 @@ def _key_json(key: Key, evidence: Evidence) -> dict[str, Any]:
 @click.argument("right")
 @output_option
 @click.pass_obj
-def diff(context: Any, left: str, right: str, output: str) -> None:
+def diff(context: Any, /, left: str, right: str, output: str) -> None:
     """Show which keys only one of two models has."""
     found = context.client.ask("models.diff", left=left, right=right)
     if output == "json":
@@ -205,7 +205,7 @@ def _change(name: str, text: str) -> None:
     @models.command(name, help=text)
     @click.argument("model")
     @click.pass_obj
-    def command(context: Any, model: str) -> None:
+    def command(context: Any, /, model: str) -> None:
         moved = context.client.ask("models.change", name=model, verb=name)
         click.echo(f"{escape(model)}: {moved['old']} → {moved['new']} ({moved['cause']})")
 
@@ -221,7 +221,7 @@ _change("restore", "Take a model out of the archive.")
 @click.argument("model")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.pass_obj
-def export(context: Any, model: str, file: Path) -> None:
+def export(context: Any, /, model: str, file: Path) -> None:
     """Write a model to a FILE, to be imported on another host."""
     data = context.client.ask("models.export", name=model)
     try:
@@ -236,7 +236,7 @@ def export(context: Any, model: str, file: Path) -> None:
 @click.option("--replace", is_flag=True, help="Replace the model of the same image.")
 @click.option("--merge", is_flag=True, help="Add its keys to the model of the same image.")
 @click.pass_obj
-def import_(context: Any, file: Path, replace: bool, merge: bool) -> None:
+def import_(context: Any, /, file: Path, replace: bool, merge: bool) -> None:
     """Read a model from a FILE that `rote models export` wrote."""
     if replace and merge:
         raise UsageError("--replace and --merge exclude one another; give one of them")
@@ -254,7 +254,7 @@ def import_(context: Any, file: Path, replace: bool, merge: bool) -> None:
 @click.argument("model")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def rm(context: Any, model: str, yes: bool) -> None:
+def rm(context: Any, /, model: str, yes: bool) -> None:
     """Forget a model for good."""
     if not yes:
         click.confirm(f"Forget model {model} and everything it learned?", abort=True)

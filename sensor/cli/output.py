@@ -64,9 +64,7 @@ def emit(
 
 def emit_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Aligned columns. On a terminal the widest column gives way when they do not fit."""
-    widths = [
-        max(width(row[i]) for row in [columns, *rows]) for i in range(len(columns))
-    ]
+    widths = [max(width(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     if sys.stdout.isatty():
         room = shutil.get_terminal_size().columns - 2 * (len(columns) - 1)
         while sum(widths) > room and max(widths) > 12:

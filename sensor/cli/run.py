@@ -10,21 +10,21 @@ import click
 from sensor.config import ATTACHMENTS, Settings, parse_duration, parse_size, parse_watch
 
 
-class _Duration(click.ParamType):
+class _Duration(click.ParamType[float]):
     name = "duration"
 
     def convert(self, value: Any, _param: Any, _context: Any) -> float:
         return value if isinstance(value, float) else parse_duration(value)
 
 
-class _Size(click.ParamType):
+class _Size(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, _param: Any, _context: Any) -> int:
         return value if isinstance(value, int) else parse_size(value)
 
 
-class _Watch(click.ParamType):
+class _Watch(click.ParamType[str]):
     name = "watch"
 
     def convert(self, value: Any, _param: Any, _context: Any) -> str:
@@ -128,7 +128,7 @@ class _Watch(click.ParamType):
 )
 @click.option("--quiet", is_flag=True, help="Show no alerts on the terminal.")
 @click.pass_obj
-def run(context: Any, **options: Any) -> None:
+def run(context: Any, /, **options: Any) -> None:
     """Run the sensor until SIGTERM or Ctrl-C.
 
     The programs stay in the kernel when the daemon stops, so that a restart misses nothing;

@@ -13,7 +13,7 @@ from sensor.cli.output import duration, emit_json, emit_lines, megabytes, output
 @click.command()
 @output_option
 @click.pass_obj
-def status(context: Any, output: str) -> None:
+def status(context: Any, /, output: str) -> None:
     """Show containers, model states, events, losses, memory, attachment and guarantee.
 
     \b
@@ -34,11 +34,13 @@ def _lines(found: dict[str, Any]) -> list[str]:
     attachment, kernel, numbers = found["attachment"], found["kernel"], found["statistics"]
     models = ", ".join(f"{count} {state}" for state, count in found["models"].items())
     errors = ", ".join(f"{count} {cause}" for cause, count in kernel["errors"].items() if count)
+    up = duration(time.time() - numbers["started_at"])
+    taken = ", taken over" if attachment["reused"] else ""
     lines = [
-        f"rote {found['version']} on {found['host']}, pid {found['pid']}, "
-        f"up {duration(time.time() - numbers['started_at'])}, {megabytes(found['memory_bytes'])}",
-        f"kernel      {attachment['mode']}, {len(attachment['hooks'])} hooks"
-        f"{', taken over' if attachment['reused'] else ''}; guarantee: {attachment['guarantee']}",
+        f"rote {found['version']} on {found['host']}, pid {found['pid']}, up {up}, "
+        + megabytes(found["memory_bytes"]),
+        f"kernel      {attachment['mode']}, {len(attachment['hooks'])} hooks{taken}; "
+        + f"guarantee: {attachment['guarantee']}",
     ]
     lines.extend(f"  missing   {hook}: {why}" for hook, why in attachment["missing"])
     lines.extend(f"  not used  {note}" for note in attachment["notes"])
@@ -49,8 +51,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"{kernel['lost']} lost, {kernel['truncated']} with cut paths"
         + (f"; errors: {errors}" if errors else ""),
         f"since start {numbers['events']} events ({numbers['executions']} executions, "
-        f"{numbers['changes']} changes), {numbers['novel']} novel, {numbers['learned']} keys "
-        f"learned, {numbers['audits']} audits",
+        + f"{numbers['changes']} changes), {numbers['novel']} novel, "
+        + f"{numbers['learned']} keys learned, {numbers['audits']} audits",
     ]
     if found["waiting"] or found["given_up"]:
         lines.append(

@@ -22,7 +22,7 @@ from sensor.errors import NotRootError, NotRunningError, StateError
 )
 @click.option("--force", is_flag=True, help="Also while the daemon runs; it will see nothing more.")
 @click.pass_obj
-def unload(context: Any, bpf_dir: Path, force: bool) -> None:
+def unload(context: Any, /, bpf_dir: Path, force: bool) -> None:
     """Remove Rote's programs and maps from the kernel. Models and audits stay."""
     from sensor.kernel.live import LiveKernel
 

@@ -82,7 +82,7 @@ class DockerRuntime:
                 return orjson.loads(body)
         except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError) as error:
             raise RuntimeUnavailableError(
-                f"{self._address}: {error or type(error).__name__}"
+                f"{self._address}: {str(error) or type(error).__name__}"
             ) from error
 
     async def _negotiate(self) -> None:
@@ -111,7 +111,6 @@ class DockerRuntime:
                     _log.info("%s answers again", self._address)
                 failures = 0
                 await self._follow(sink)
-                raise RuntimeUnavailableError(f"{self._address}: closed the connection")
             except RuntimeUnavailableError as error:
                 self._status.available = False
                 self._status.error = str(error)
@@ -140,6 +139,7 @@ class DockerRuntime:
             # their order is what makes "stopped" after "started" mean what it says.
             container = await self.inspect(actor) if kind != "stopped" else None
             sink(RuntimeEvent(kind, actor, container))
+        raise RuntimeUnavailableError(f"{self._address}: closed the connection")
 
     async def _events(self, since: float) -> AsyncIterator[dict[str, Any]]:
         """Events since a time; repeats within the first second are harmless to the registry."""
@@ -157,7 +157,7 @@ class DockerRuntime:
                         yield orjson.loads(line)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise RuntimeUnavailableError(
-                f"{self._address}: {error or type(error).__name__}"
+                f"{self._address}: {str(error) or type(error).__name__}"
             ) from error
 
     async def inspect(self, container_id: str) -> Container | None:

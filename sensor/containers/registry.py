@@ -197,7 +197,9 @@ class Registry:
             self._by_cgroup[cgroup_id] = new
             self._on_change(ContainerChange("changed", cgroup_id, new))
 
-    def _add(self, cgroup_id: int, path: str, container: Container, *, running_before: bool) -> None:
+    def _add(
+        self, cgroup_id: int, path: str, container: Container, *, running_before: bool
+    ) -> None:
         container = replace(container, cgroup_id=cgroup_id, cgroup_path=path)
         self._announce("added", cgroup_id, container, running_before=running_before)
 

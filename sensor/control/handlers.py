@@ -35,7 +35,7 @@ class Handlers:
         self._settings = settings
 
     def table(self) -> dict[str, Handler]:
-        """verb → handler."""
+        """Verb → handler."""
         return {
             "status": self._status,
             "containers": lambda _: self._pipeline.containers(),
@@ -55,7 +55,7 @@ class Handlers:
         return {"version": __version__, **self._pipeline.status(), "settings": self._settings}
 
     def _models_list(self, _: dict[str, Any]) -> list[dict[str, Any]]:
-        return [summary(model) for model in self._pipeline.models.list()]
+        return [summary(model) for model in self._pipeline.models.all()]
 
     def _models_show(self, args: dict[str, Any]) -> bytes:
         return pack_model(self._model(args))
@@ -114,7 +114,9 @@ class Handlers:
         return self._pipeline.models.get(str(args.get("name", "")))
 
     def _audits_list(self, args: dict[str, Any]) -> list[bytes]:
-        return [packed(audit) for audit in self._pipeline.audits.query(AuditQuery.from_options(args))]
+        return [
+            packed(audit) for audit in self._pipeline.audits.query(AuditQuery.from_options(args))
+        ]
 
     def _audits_show(self, args: dict[str, Any]) -> bytes:
         number = int(args.get("id", 0))

@@ -107,7 +107,7 @@ class ControlServer:
             await self._send(writer, {"error": str(error), "code": error.exit_code})
         except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged whole, and answered
             # The daemon must outlive a mistake in a command; the log has the whole of it.
             _log.exception("a command failed")
             await self._send(

@@ -100,7 +100,9 @@ class Builder:
                 "bcc": bcc.__version__,
                 "seconds": round(time.monotonic() - started, 3),
             }
-        raise KernelSupportError("this kernel takes none of Rote's attachments: " + "; ".join(notes))
+        raise KernelSupportError(
+            "this kernel takes none of Rote's attachments: " + "; ".join(notes)
+        )
 
     def _bring_up(self, bcc: Any, attach: str) -> None:
         module = self._compile(bcc, attach)
@@ -113,7 +115,7 @@ class Builder:
         programs = {
             hook: (fd, kind)
             for name in sorted(names, key=_mandatory_first)
-            for hook, fd, kind in self._load(bcc, module, name)
+            for hook, fd, kind in self._load(module, name)
         }
         self._selftest(module, programs.pop(_SELFTEST)[0])
         pins = Path(self.request["pins"])
@@ -130,7 +132,7 @@ class Builder:
             bpf.pin(self.links[hook], pins / "links" / hook)
 
     def _compile(self, bcc: Any, attach: str) -> Any:
-        bcc.BPF._trace_autoload = lambda _: None
+        bcc.BPF._trace_autoload = lambda _: None  # noqa: SLF001 - the only way not to attach
         flags = [
             "-ffine-grained-bitfield-accesses",
             "-Wno-unused-function",
@@ -155,14 +157,14 @@ class Builder:
             )
         return module
 
-    def _load(self, bcc: Any, module: Any, name: bytes) -> Iterator[tuple[str, int, int]]:
+    def _load(self, module: Any, name: bytes) -> Iterator[tuple[str, int, int]]:
         prefix, _, hook = name.decode().partition("__")
         kind = {"raw_tracepoint": _RAW_TRACEPOINT, "lsm": _LSM, "kfunc": _TRACING}[prefix]
         hook = hook.removeprefix("vmlinux__").removeprefix("security_")
         with _captured_stderr() as output:
             try:
                 function = module.load_func(name, kind)
-            except Exception:
+            except Exception:  # noqa: BLE001 - bcc raises the bare class
                 self._refused(hook, _verifier_reason(output()))
                 return
         yield hook, function.fd, kind
@@ -205,10 +207,10 @@ class Builder:
         results = bpf.Map(os.dup(module["selftests"].map_fd), 4, layout.size)
         seen = layout.unpack(results.lookup(bytes(4)) or bytes(layout.size))
         results.close()
-        program = os.stat("/proc/self/exe")
+        program = Path("/proc/self/exe").stat()
         expected = {
             "pid": os.getpid(),
-            "mount_namespace": os.stat("/proc/self/ns/mnt").st_ino,
+            "mount_namespace": Path("/proc/self/ns/mnt").stat().st_ino,
         }
         if os.major(program.st_dev):  # overlayfs and btrfs show other numbers than they keep
             expected["inode"] = program.st_ino

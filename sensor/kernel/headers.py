@@ -37,8 +37,8 @@ ROOTS = (
     "bpf_raw_tracepoint_args", "cgroup", "cgroup_root", "cgroup_subsys_state", "css_set", "dentry",
     "fdtable", "file", "files_struct", "fs_struct", "inode", "kernfs_node", "linux_binprm",
     "mm_struct", "mnt_namespace", "mount", "nsproxy", "path", "pt_regs", "signal_struct",
-    "super_block", "task_struct", "thread_info", "vfsmount", "vm_area_struct", "bpf_map_def", "bpf_stack_build_id",
-    "__sk_buff", "sk_buff", "pt_regs", "bpf_perf_event_data", "xdp_md",
+    "super_block", "task_struct", "thread_info", "vfsmount", "vm_area_struct", "bpf_map_def",
+    "bpf_stack_build_id", "__sk_buff", "sk_buff", "bpf_perf_event_data", "xdp_md",
 )  # fmt: skip
 
 _STUBS = (

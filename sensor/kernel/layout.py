@@ -34,7 +34,7 @@ class StructLayout:
         return self.packer.size
 
     def unpack(self, data: bytes | memoryview) -> dict[str, object]:
-        """Field values by name; arrays of numbers as ``name[0]``, ``name[1]``, …"""
+        """Field values by name; arrays of numbers as ``name[0]``, ``name[1]`` and so on."""
         return dict(zip(self.fields, self.packer.unpack_from(data), strict=True))
 
     def pack(self, **values: int | bytes) -> bytes:
@@ -140,4 +140,6 @@ def check_mirrors() -> None:
         in_python = {member.name: int(member.value) for member in mirror}
         if in_c != in_python:
             differing = sorted(set(in_c.items()) ^ set(in_python.items()))
-            raise KernelSupportError(f"enum rote_{name} differs from {mirror.__name__}: {differing}")
+            raise KernelSupportError(
+                f"enum rote_{name} differs from {mirror.__name__}: {differing}"
+            )

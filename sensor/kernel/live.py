@@ -47,12 +47,18 @@ _GUARANTEE = {"lsm": "detect", "fentry": "detect", "tracepoint": "detect"}
 class KernelSettings(Protocol):
     """What LiveKernel reads of ``sensor.config.Settings``."""
 
-    attach: str
-    write_probe: str
-    ring_size: int
-    bpf_dir: Path
-    run_dir: Path
-    discover: bool
+    @property
+    def attach(self) -> str: ...
+    @property
+    def write_probe(self) -> str: ...
+    @property
+    def ring_size(self) -> int: ...
+    @property
+    def bpf_dir(self) -> Path: ...
+    @property
+    def run_dir(self) -> Path: ...
+    @property
+    def discover(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +154,7 @@ class LiveKernel:
     @staticmethod
     def unload(bpf_dir: Path) -> list[str]:
         """Remove every pin of Rote's; the programs go with them. What was removed."""
-        removed = []
+        removed: list[str] = []
         if bpf_dir.is_dir():
             for pins in sorted(bpf_dir.iterdir()):
                 removed.extend(f"{pins.name}/{item}" for item in remove_pins(pins))
@@ -414,9 +420,7 @@ class LiveKernel:
 
 def _split_script(event: Event) -> tuple[Event, Event]:
     """A script's exec is two: of the script by its name, and of its interpreter."""
-    interpreter = Event(
-        **{name: getattr(event, name) for name in Event.__slots__}  # type: ignore[attr-defined]
-    )
+    interpreter = Event(**{name: getattr(event, name) for name in Event.__slots__})
     interpreter.operation = Operation.EXEC
     interpreter.path2 = ""
     event.path, event.path2, event.applet = event.path2, "", ""
@@ -461,7 +465,7 @@ def _require_bpffs(directory: Path) -> None:
             "mount -t bpf bpf /sys/fs/bpf"
         ) from error
     result = subprocess.run(
-        ["stat", "-f", "-c", "%t", str(directory)],
+        ["stat", "-f", "-c", "%t", str(directory)],  # noqa: S607 - coreutils, wherever
         capture_output=True,
         text=True,
         timeout=10,
@@ -528,9 +532,9 @@ def _build(
 def _host_mount_namespace() -> int:
     """Inode number of the host's mount namespace: init's, or ours where init is hidden from us."""
     try:
-        return os.stat("/proc/1/ns/mnt").st_ino
+        return Path("/proc/1/ns/mnt").stat().st_ino
     except PermissionError:
-        return os.stat("/proc/self/ns/mnt").st_ino
+        return Path("/proc/self/ns/mnt").stat().st_ino
 
 
 def _candidates() -> list[str]:

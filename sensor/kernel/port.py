@@ -14,7 +14,6 @@ from typing import Protocol
 
 from sensor.events import Event
 
-
 # Node numbers with a meaning of their own (``enum rote_node``).
 NODE_PROGRAMS = 1  # root of the trie of program paths
 NODE_RUNTIME = 2  # "program": the container runtime, outside the container

@@ -10,8 +10,8 @@ from sensor.kernel import bpf
 
 _TRACING, _LSM = 26, 29  # enum bpf_prog_type
 _TRACE_FENTRY, _LSM_MAC = 24, 27  # enum bpf_attach_type
-# r0 = 0; exit
-_RETURN_ZERO = bytes.fromhex("b700000000000000" "9500000000000000")
+# The program: return zero.
+_RETURN_ZERO = bytes.fromhex("b7000000000000009500000000000000")
 
 
 def trampolines_refused() -> str | None:

@@ -32,8 +32,8 @@ def next_state(model: Model, settings: LearningSettings) -> tuple[ModelState, st
         if model.runs and clean >= settings.learn_seconds:
             return (
                 ModelState.DRY_RUN,
-                f"learned for {_minutes(clean)} without loss in {model.runs} runs, "
-                f"{len(model.keys)} keys",
+                f"learned {len(model.keys)} keys for {_minutes(clean)} without loss "
+                + f"in {model.runs} runs",
             )
     elif model.state is ModelState.DRY_RUN and model.dry_run_seconds >= settings.dry_run_seconds:
         return ModelState.ACTIVE, f"nothing new for {_minutes(model.dry_run_seconds)} of dry run"

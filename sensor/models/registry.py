@@ -126,13 +126,15 @@ class ModelRegistry:
         known = ", ".join(f"#{m.number} {m.name}" for m in found or self._models.values())
         if found:
             raise UsageError(f"model {name!r}: {len(found)} models fit; name one of: {known}")
-        raise UsageError(f"model {name!r}: not known; expected one of: {known or '(no models yet)'}")
+        raise UsageError(
+            f"model {name!r}: not known; expected one of: {known or '(no models yet)'}"
+        )
 
     def by_number(self, number: int) -> Model | None:
         """The model with the kernel's number, or None."""
         return next((m for m in self._models.values() if m.number == number), None)
 
-    def list(self) -> list[Model]:
+    def all(self) -> list[Model]:
         """Every model, oldest first."""
         return sorted(self._models.values(), key=lambda model: model.number)
 
@@ -239,7 +241,9 @@ class ModelRegistry:
             UsageError: it is not archived.
         """
         if model.state is not ModelState.ARCHIVED:
-            raise UsageError(f"model {model.name}: is {model.state}; only archived ones are restored")
+            raise UsageError(
+                f"model {model.name}: is {model.state}; only archived ones are restored"
+            )
         return self._move(model, ModelState.ACTIVE, "a person restored it")
 
     def remove(self, model: Model) -> None:
@@ -258,7 +262,9 @@ class ModelRegistry:
         del self._models[model.id]
         self._changed.discard(model.id)
 
-    def take_in(self, model: Model, *, replace_existing: bool = False, merge: bool = False) -> Model:
+    def take_in(
+        self, model: Model, *, replace_existing: bool = False, merge: bool = False
+    ) -> Model:
         """Add an imported model; the model as it now is.
 
         Raises:
@@ -353,5 +359,3 @@ def _see(
         evidence.containers += 1
         evidence.runs += 1
     return False
-
-

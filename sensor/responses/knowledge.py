@@ -97,13 +97,9 @@ class Knowledge:
 
     def _step(self, parent: int, kind: LabelKind, label: bytes, flags: NodeFlag) -> int:
         node = self._program_edges.get((parent, kind, label))
-        return (
-            node if node is not None else self._link(parent, kind, label, self._number(), flags)
-        )
+        return node if node is not None else self._link(parent, kind, label, self._number(), flags)
 
-    def _link(
-        self, parent: int, kind: LabelKind, label: bytes, node: int, flags: NodeFlag
-    ) -> int:
+    def _link(self, parent: int, kind: LabelKind, label: bytes, node: int, flags: NodeFlag) -> int:
         if (parent, kind, label) not in self._program_edges:
             self._kernel.put_edges([Edge(parent, kind, label, node, flags)])
             self._program_edges[parent, kind, label] = node
@@ -163,7 +159,7 @@ class Knowledge:
     def answer(self, model: Model, event: Event) -> None:
         """Tell the kernel that this event was known, where it could not find that out itself."""
         self.settle(event)
-        if event.walk_end is not WalkEnd.BY_NAME or not event.name and not event.name2:
+        if event.walk_end is not WalkEnd.BY_NAME or (not event.name and not event.name2):
             return
         if event.kind is EventKind.EXEC:
             program = self.program_number(Program(event.program, event.program_applet))

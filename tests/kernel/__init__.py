@@ -1,0 +1,1 @@
+"""BPF programs on the kernel that runs."""

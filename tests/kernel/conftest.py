@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from sensor.events import Event
 from sensor.kernel.live import LiveKernel
 from sensor.kernel.port import ContainerFlag
@@ -106,11 +107,12 @@ class Cgroup:
         while True:
             try:
                 self.path.rmdir()
-                return
             except OSError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
+            else:
+                return
 
 
 @pytest.fixture

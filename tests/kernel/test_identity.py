@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from sensor.events import Actor, Event, EventFlag, EventKind
 from sensor.kernel.live import LiveKernel
 from sensor.kernel.port import ContainerFlag
-
 from tests.kernel.conftest import Cgroup, cgroup_root
 
 Read = Callable[[], list[Event]]
@@ -44,9 +44,8 @@ def test_other_cgroups_are_left_alone(make_cgroup: Make, events: Read, name: str
     assert events() == []
 
 
-def _container(cgroup: Cgroup) -> list[str]:
-    """A command line that runs a program in a mount namespace of its own, as runtimes do."""
-    return ["/usr/bin/unshare", "-m", "--propagation", "private"]
+# Runs a program in a mount namespace of its own, as runtimes do.
+_CONTAINER = ("/usr/bin/unshare", "-m", "--propagation", "private")
 
 
 def test_first_instruction_and_sessions(make_cgroup: Make, events: Read) -> None:
@@ -56,7 +55,7 @@ def test_first_instruction_and_sessions(make_cgroup: Make, events: Read) -> None
     # unshare runs outside: it is stamped neither in the host's mount namespace nor later
     script = f"echo $$ > {cgroup.path}/cgroup.procs; exec /bin/sh -c '/bin/true; true'"
     for _ in range(2):
-        subprocess.run([*_container(cgroup), "/bin/sh", "-c", script], check=True, timeout=60)
+        subprocess.run([*_CONTAINER, "/bin/sh", "-c", script], check=True, timeout=60)
     found = [e for e in events() if e.kind is EventKind.EXEC]
     assert [(e.program, Path(e.path).name, e.actor) for e in found if not e.program] == [
         ("", Path(os.path.realpath("/bin/sh")).name, Actor.SERVICE),
@@ -74,7 +73,7 @@ def test_probe_is_told_from_a_session(make_cgroup: Make, events: Read) -> None:
     cgroup.kernel.allow_probe(cgroup.id, ("/bin/sh", "-c", "/bin/true; true"))
     for command in ("/bin/true; true", "/bin/true; false || true"):
         script = f'echo $$ > {cgroup.path}/cgroup.procs; exec /bin/sh -c "{command}"'
-        subprocess.run([*_container(cgroup), "/bin/sh", "-c", script], check=True, timeout=60)
+        subprocess.run([*_CONTAINER, "/bin/sh", "-c", script], check=True, timeout=60)
     actors = [e.actor for e in events() if e.kind is EventKind.EXEC]
     assert actors == [Actor.PROBE, Actor.PROBE, Actor.SESSION, Actor.SESSION]
 
@@ -121,7 +120,7 @@ def test_processes_that_ran_before_are_adopted(make_cgroup: Make, events: Read) 
     kernel: LiveKernel = cgroup.kernel
     with subprocess.Popen(
         ["/bin/sh", "-c", "read x; /bin/true; true"],
-        preexec_fn=cgroup.enter,
+        preexec_fn=cgroup.enter,  # noqa: PLW1509 - no threads here
         stdin=subprocess.PIPE,
     ) as process:
         kernel.watch(cgroup.id, model=0, flags=ContainerFlag.WATCHED)
@@ -131,7 +130,7 @@ def test_processes_that_ran_before_are_adopted(make_cgroup: Make, events: Read) 
     assert [(Path(e.path).name, e.actor) for e in found] == [("true", Actor.SERVICE)]
 
 
-def test_a_full_ring_is_counted(make_cgroup: Make, cgroup: Cgroup, tmp_path: Path) -> None:
+def test_a_full_ring_is_counted(cgroup: Cgroup, tmp_path: Path) -> None:
     """What the ring cannot take is counted for the container it belongs to, and comes again."""
     cgroup.python(
         "import sys\nfor i in range(12000): open(f'{sys.argv[1]}/{i:x}z', 'w').close()", tmp_path

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from sensor.errors import KernelSupportError
 from sensor.kernel.live import LiveKernel
 from sensor.kernel.port import ContainerFlag, Edge, LabelKind
-
 from tests.kernel.conftest import KernelTestSettings, cgroup_root
 
 _PLAIN = ContainerFlag.HOST_MOUNTS | ContainerFlag.NO_SESSIONS | ContainerFlag.WATCHED
@@ -97,5 +97,5 @@ def test_refused_attachment_is_one_clear_line(own: KernelTestSettings) -> None:
         assert kernel.attachment.mode == "fentry"
         kernel.close()
     else:
-        with pytest.raises(KernelSupportError, match="fentry: .*trampoline"):
+        with pytest.raises(KernelSupportError, match=r"fentry: .*trampoline"):
             LiveKernel.open(replace(own, attach="fentry"))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from sensor.events import Actor, Event, EventKind, Operation, OperationClass, Origin
 from sensor.kernel.live import LiveKernel
 from sensor.kernel.port import (
@@ -18,12 +19,12 @@ from sensor.kernel.port import (
     Edge,
     ExecEntry,
     LabelKind,
+    NameEntry,
     NodeFlag,
     WriteEntry,
 )
 from sensor.models.trie import PathTrie
 from sensor.paths import Label, Match, Pattern, canonical, split
-
 from tests.kernel.conftest import Cgroup, watch_with_model
 
 Read = Callable[[], list[Event]]
@@ -113,7 +114,7 @@ def test_known_execution_is_silent_and_others_are_not(
     watch_with_model(cgroup.kernel, cgroup, MODEL)
     cgroup.run("/bin/sh", "-c", "/bin/true; true")
     before = events()
-    python = [e for e in before if e.kind is EventKind.EXEC][0].program
+    python = next(e for e in before if e.kind is EventKind.EXEC).program
     caller = teacher.program(python)
     teacher.execution(caller, shell)
     teacher.execution(shell, true)
@@ -210,11 +211,10 @@ def test_kernel_and_python_agree_on_generated_paths(
     watch_with_model(cgroup.kernel, cgroup, MODEL)
     probes = [*shapes, *([*shape[:-1], _random_name(source)] for shape in shapes)]
     paths = list(dict.fromkeys("/".join([str(base), *shape]) for shape in probes))
-    for path in paths:
-        os.makedirs(os.path.dirname(path), exist_ok=True) if not os.path.isfile(
-            os.path.dirname(path)
-        ) else None
-    paths = [p for p in paths if os.path.isdir(os.path.dirname(p)) and not os.path.isdir(p)]
+    for path in map(Path, paths):
+        if not path.parent.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+    paths = [p for p in paths if Path(p).parent.is_dir() and not Path(p).is_dir()]
     assert len(paths) > 50
     listing = tmp_path / "list"
     listing.write_bytes(b"\0".join(os.fsencode(path) for path in paths))
@@ -238,8 +238,6 @@ def test_names_answered_are_silent_until_they_expire(
     if cgroup.kernel.attachment.mode != "tracepoint":
         assert cgroup.kernel.attachment.mode in ("lsm", "fentry")
         return  # with trampolines nothing is judged by name
-    from sensor.kernel.port import NameEntry
-
     rm = teacher.program(real("rm"))
     watch_with_model(cgroup.kernel, cgroup, MODEL)
     target = tmp_path / "victim"

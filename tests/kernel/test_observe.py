@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sensor.events import Event, EventFlag, EventKind, Operation, Origin, WalkEnd
-from sensor.kernel.live import LiveKernel
 
+from sensor.events import Event, EventFlag, EventKind, Operation, Origin, WalkEnd
 from tests.kernel.conftest import Cgroup
 
 Read = Callable[[], list[Event]]
@@ -103,12 +102,7 @@ def test_memory_and_deleted_programs(cgroup: Cgroup, events: Read) -> None:
     ],
 )
 def test_each_change_is_seen(
-    cgroup: Cgroup,
-    events: Read,
-    kernel: LiveKernel,
-    code: str,
-    operation: Operation,
-    expected: str,
+    cgroup: Cgroup, events: Read, code: str, operation: Operation, expected: str
 ) -> None:
     """Every way to change a file system object is one event with its path."""
     directory = Path("/var/tmp") / f"rote-{os.getpid()}-{abs(hash(code))}"
@@ -118,7 +112,7 @@ def test_each_change_is_seen(
         (directory / "empty").mkdir()
         cgroup.python(f"import os,socket,sys\nd=sys.argv[1]\n{code}", directory)
         found = changes(events(), operation)
-        assert str(directory) + expected in found, kernel.attachment
+        assert str(directory) + expected in found, cgroup.kernel.attachment
     finally:
         shutil.rmtree(directory)
 
@@ -134,9 +128,7 @@ def test_rename_and_link_carry_both_names(cgroup: Cgroup, events: Read, tmp_path
     assert found[Operation.LINK] == (f"{tmp_path}/b", f"{tmp_path}/c")
 
 
-def test_write_through_inherited_descriptor(
-    cgroup: Cgroup, events: Read, tmp_path: Path
-) -> None:
+def test_write_through_inherited_descriptor(cgroup: Cgroup, events: Read, tmp_path: Path) -> None:
     """A file that was opened outside is judged at its first write, once."""
     target = tmp_path / "log"
     with target.open("w") as log:
@@ -233,9 +225,8 @@ def test_setuid_program_is_marked(cgroup: Cgroup, events: Read, tmp_path: Path) 
     assert found[0].flags & EventFlag.SETUID
 
 
-def test_outside_is_not_seen(
-    kernel: LiveKernel, cgroup: Cgroup, events: Read, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("cgroup")
+def test_outside_is_not_seen(events: Read, tmp_path: Path) -> None:
     """What runs beside the cgroup makes no event."""
     subprocess.run(["/bin/sh", "-c", f"echo x > {tmp_path}/f; /bin/true"], check=True, timeout=60)
     assert events() == []

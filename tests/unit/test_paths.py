@@ -7,6 +7,7 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sensor.errors import UsageError
 from sensor.models.trie import PathTrie
 from sensor.paths import Label, Match, Pattern, canonical, generalise, is_protected, split

@@ -86,7 +86,7 @@ def _deb822_entries(text: str) -> Iterator[tuple[str, str]]:
     for stanza in re.split(r"\n\s*\n", lines):
         fields = {
             name.lower(): value.split()
-            for name, value in re.findall(r"^(\S+):[ \t]*(.*(?:\n[ \t]+.*)*)", stanza, re.M)
+            for name, value in re.findall(r"^(\S+):[ \t]*(.*(?:\n[ \t]+.*)*)", stanza, re.MULTILINE)
         }
         if "deb" not in fields.get("types", []) or fields.get("enabled") == ["no"]:
             continue

@@ -17,7 +17,7 @@ from typing import Any
 
 from sensor.ancestry import descends_from, programs_above
 from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity
-from sensor.audits.record import audit_from_event
+from sensor.audits.record import audit_from_event, audit_type
 from sensor.audits.store import AuditStore
 from sensor.channels.channel import Channels
 from sensor.containers.container import Container
@@ -59,6 +59,7 @@ class Watched:
     model: Model
     running_before: bool
     lost: int = 0
+    counted: int = 0  # of what the kernel says was lost, how much is in ``lost``
 
 
 class Pipeline:
@@ -99,20 +100,26 @@ class Pipeline:
         self._host = platform.node()
         self._keep_audits = keep_audits
         self._clock = clock
+        self._newest_audit = audits.last_id()
         self._next_flush = self._next_prune = 0.0
+        self._draining = False
 
     def drain(self) -> int:
         """Take in what waits in the ring; how many events it was."""
         events = self.kernel.read_events(_BATCH)
-        for event in events:
-            if event.kind is EventKind.CGROUP_CREATED:
-                self._cgroup_created(event)
-            elif event.kind is EventKind.CGROUP_REMOVED:
-                self._cgroup_removed(event)
-            elif watched := self._watched.get(event.cgroup_id):
-                self._take(event, watched)
-            else:
-                self._waiting.put(event)
+        self._draining = True
+        try:
+            for event in events:
+                if event.kind is EventKind.CGROUP_CREATED:
+                    self._cgroup_created(event)
+                elif event.kind is EventKind.CGROUP_REMOVED:
+                    self._cgroup_removed(event)
+                elif watched := self._watched.get(event.cgroup_id):
+                    self._take(event, watched)
+                else:
+                    self._waiting.put(event)
+        finally:
+            self._draining = False
         self.statistics.events += len(events)
         self._deliver()
         return len(events)
@@ -137,7 +144,7 @@ class Pipeline:
             self._learn(event, watched, judgement)
 
     def _is_audited(self, model: Model, event: Event, judgement: Judgement) -> bool:
-        if model.state is ModelState.ACTIVE:
+        if model.state is ModelState.ACTIVE or _is_hard(event):
             return True
         if event.actor is Actor.SESSION:
             return event.kind is EventKind.EXEC and not event.program  # once, as it comes in
@@ -158,7 +165,12 @@ class Pipeline:
         decision = decide(container, event)
         if decision.action is Action.IGNORE:
             return
-        learning = model.state is ModelState.LEARNING and event.actor is Actor.SESSION
+        # While a model is not active, that somebody came in is a remark and no more.
+        remark = (
+            event.actor is Actor.SESSION
+            and model.state is not ModelState.ACTIVE
+            and not _is_hard(event)
+        )
         self._batch.append(
             audit_from_event(
                 event,
@@ -172,7 +184,7 @@ class Pipeline:
                 host=self._host,
                 would=model.state is ModelState.DRY_RUN,
                 parents=programs_above(event.parent_pid) if event.parent_pid else (),
-                severity=Severity.INFO if learning else None,
+                severity=Severity.INFO if remark else None,
             )
         )
 
@@ -191,7 +203,8 @@ class Pipeline:
                 _log.error("%s; %d audits wait", error, self.audits.pending)
             return
         for audit in stored:
-            if audit.count == 1:
+            if audit.id > self._newest_audit:  # else a repeat of an earlier one
+                self._newest_audit = audit.id
                 self.statistics.audits += 1
             self.channels.send(audit)
 
@@ -202,11 +215,15 @@ class Pipeline:
     def _cgroup_removed(self, event: Event) -> None:
         if self.registry is not None:
             self.registry.cgroup_removed(event.cgroup_id)
+            if self.registry.is_pending(event.cgroup_id):
+                return  # who it was may still turn out; its events wait for that
         self._forget(event.cgroup_id)
 
     def on_container(self, change: ContainerChange) -> None:
         """A container came, went or was renamed (``Registry``'s callback)."""
         if change.kind == "removed":
+            if not self._draining:
+                self.drain()  # what it did last may still wait in the ring
             self._forget(change.cgroup_id)
         elif change.kind == "changed":
             if watched := self._watched.get(change.cgroup_id):
@@ -255,9 +272,9 @@ class Pipeline:
         )
 
     def _forget(self, cgroup_id: int) -> None:
+        self._count_losses()
         watched = self._watched.pop(cgroup_id, None)
         self._waiting.drop(cgroup_id)
-        self._count_losses()
         self._gone += self._counters.pop(cgroup_id, ContainerCounters())
         self.kernel.unwatch(cgroup_id)
         if watched is not None:
@@ -291,13 +308,13 @@ class Pipeline:
 
     def _count_losses(self) -> None:
         for cgroup_id, counters in self.kernel.counters().items():
-            before = self._counters.get(cgroup_id)
             self._counters[cgroup_id] = counters
-            lost = counters.lost + sum(counters.errors)
-            if before is not None:
-                lost -= before.lost + sum(before.errors)
             watched = self._watched.get(cgroup_id)
-            if lost > 0 and watched is not None:
+            if watched is None:
+                continue  # who it is turns out later; these losses are its own all the same
+            lost = counters.lost + sum(counters.errors) - watched.counted
+            if lost > 0:
+                watched.counted += lost
                 self._note_lost(watched, lost)
 
     def _note_lost(self, watched: Watched, lost: int) -> None:
@@ -395,6 +412,14 @@ class Pipeline:
                 }
             )
         return sorted(rows, key=lambda row: str(row["name"]))
+
+
+def _is_hard(event: Event) -> bool:
+    """Whether this is audited whoever does it, whatever the model's state."""
+    return audit_type(event, known_program=False) in (
+        AuditType.MEMORY_PROGRAM,
+        AuditType.CHANGED_PROGRAM,
+    )
 
 
 def resident_bytes() -> int:

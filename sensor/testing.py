@@ -419,6 +419,9 @@ def _event(row: object, where: str) -> Event:
         if name not in _FIELDS:
             raise BadInputError(f"{where}: {name!r}: not a field of an event")
         kind = _TYPES.get(name)
+        wanted = int if name in _NEEDED else type(_FIELDS[name].default)
+        if kind is None and not isinstance(value, wanted):
+            raise BadInputError(f"{where}: {name!r}: {value!r}; expected {wanted.__name__}")
         try:
             values[name] = value if kind is None else kind(value)
         except (TypeError, ValueError) as error:

@@ -20,6 +20,7 @@ from sensor.errors import RuntimeUnavailableError
 
 _log = logging.getLogger("rote.containers")
 _LOOKUP_SECONDS = 30.0
+_ENDED_LOOKUP_SECONDS = 2.0  # of a container that is gone already; events wait for it
 _LOOKUP_STEPS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _WATCH_SECONDS = 2.0
 
@@ -67,6 +68,7 @@ class Registry:
         self._by_cgroup: dict[int, Container] = {}
         self._by_id: dict[str, int] = {}
         self._pending: dict[int, asyncio.Task[None]] = {}
+        self._ended: dict[int, float] = {}  # pending, but gone: until when to go on asking
 
     async def run(self) -> None:
         """Follow runtimes and watched cgroups until cancelled."""
@@ -110,9 +112,10 @@ class Registry:
 
     def cgroup_removed(self, cgroup_id: int) -> None:
         """The kernel saw a cgroup being removed."""
-        task = self._pending.pop(cgroup_id, None)
-        if task is not None:
-            task.cancel()
+        if cgroup_id in self._pending:
+            # It lived for less than it took to ask. What it did still counts, so go on asking.
+            self._ended[cgroup_id] = asyncio.get_running_loop().time() + _ENDED_LOOKUP_SECONDS
+            return
         self._remove(cgroup_id)
 
     async def _look_up(self, cgroup_id: int, path: str, identity: str) -> None:
@@ -122,15 +125,21 @@ class Registry:
         while True:
             container = await self._ask(identity)
             if cgroup_id not in self._pending:
-                return  # a runtime's event was faster, or the cgroup is gone
-            if container is not None or loop.time() >= deadline or not self._runtimes:
+                return  # a runtime's event was faster
+            until = min(deadline, self._ended.get(cgroup_id, deadline))
+            if container is not None or loop.time() >= until or not self._runtimes:
                 break
             await asyncio.sleep(_LOOKUP_STEPS[min(step, len(_LOOKUP_STEPS) - 1)])
             step += 1
         self._pending.pop(cgroup_id, None)
         if container is not None:
             self._add(cgroup_id, path, container, running_before=False)
-            return
+        else:
+            self._add_stranger(cgroup_id, path, identity)
+        if self._ended.pop(cgroup_id, None) is not None:
+            self._remove(cgroup_id)
+
+    def _add_stranger(self, cgroup_id: int, path: str, identity: str) -> None:
         _log.warning("cgroup %s: no runtime knows container %s", path, identity[:12])
         stranger = Container(
             id=identity,

@@ -34,6 +34,7 @@ FIND_SECONDS = 10.0
 VISIT_SECONDS = 0.15
 GUESTS = ("Ada", "Grace", "Edsger", "Barbara", "Alan", "Frances")
 BPF = Path("/sys/fs/bpf")
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class Story:
             stack.callback(self._unload, home, pins)
             stack.callback(self._stop_sensor)
             stack.callback(box.remove)
+            stack.callback(_ignore_interrupts)
             if box.starts_first:
                 self._start_box(box)
             client = self._start_sensor(home, pins, box)
@@ -262,7 +264,7 @@ class Story:
 
 _STATES = {
     "learning": "learning: everything new is learned",
-    "dry-run": "dry-run: what is new would be an audit, and sends the model back to learning",
+    "dry-run": "dry-run: what is new would be an audit, and starts the dry run again",
     "active": "active: from here on, what is new is an audit",
 }
 
@@ -274,12 +276,15 @@ def _is(audit: Audit, attack: Attack) -> bool:
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end the story as Ctrl-C does: with everything put away."""
-    old = {
-        number: signal.signal(number, signal.default_int_handler)
-        for number in (signal.SIGTERM, signal.SIGHUP)
-    }
+    old = {number: signal.signal(number, signal.default_int_handler) for number in _INTERRUPTS}
     try:
         yield
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def _ignore_interrupts() -> None:
+    """Putting everything away takes two seconds; a second Ctrl-C must not cut it short."""
+    for number in _INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)

@@ -121,7 +121,7 @@ class PathTrie(Generic[T]):
     def _copy(self, source: Node[T], target: Node[T]) -> None:
         target.values |= source.values
         target.subtree |= source.subtree
-        if source.values:
+        if source.values or source.subtree:
             self.touched[target.number] = target
         for label, child in source.children.items():
             copy = target.children.get(label)

@@ -101,11 +101,12 @@ def test_a_second_container_of_a_learned_service_causes_no_audit(
     second = docker.run(image, options=service.recipe.options)
     rote.wait_for(lambda: rote.watches(second.id), seconds=10, what="the second container")
     put_under_load(docker, second, service.load)
-    watched = next(row for row in rote.containers() if row["id"] == second.id)
-    assert watched["model_state"] == "active"
-    assert watched["complete"]
-    assert watched["known"] > 0
-    assert watched["lost"] == 0
+    watched = rote.wait_for(
+        lambda: [r for r in rote.containers() if r["id"] == second.id and r["known"] > 0],
+        seconds=5,
+        what="the kernel to have answered something by itself",
+    )
+    assert [(r["model_state"], r["complete"], r["lost"]) for r in watched] == [("active", True, 0)]
     assert in_short(rote.audits("--container", second.id)) == []
 
     second.exec("ls", "/")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,22 @@ def test_the_lattice_library_named_bcc_is_no_dependency() -> None:
     """PyPI's ``bcc`` is not BCC: it would hide the distribution's and break every probe."""
     names = {re.split(r"[\s<>=!~;\[]", line)[0].lower() for line in REQUIREMENTS}
     assert names.isdisjoint({"bcc", "bpfcc", "python-bpfcc", "python3-bpfcc"})
+
+
+def test_dependencies_are_what_is_imported() -> None:
+    """Nothing is imported that is not declared, and nothing declared that is not imported."""
+    imported = set()
+    for path in ROOT.glob("sensor/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").split(".")[0])
+    imported -= {*sys.stdlib_module_names, "sensor", "bcc"}
+    owners = metadata.packages_distributions()
+    needed = {owners[name][0].lower() for name in imported}
+    declared = {re.split(r"[\s<>=!~;\[]", line)[0] for line in PROJECT["project"]["dependencies"]}
+    assert needed == declared
 
 
 def test_every_package_is_installed() -> None:

@@ -71,6 +71,7 @@ class Daemon:
         self._output = output
         self._stopping = asyncio.Event()
         self.started = asyncio.Event()
+        self.pipeline: Pipeline | None = None  # once it runs
 
     async def run(self) -> None:
         """Run until told to stop.
@@ -92,6 +93,7 @@ class Daemon:
             pipeline = Pipeline(kernel, models, audits, channels, keep_audits=settings.audit_keep)
             registry = Registry(runtimes(settings), settings.watches, pipeline.on_container)
             pipeline.registry = registry
+            self.pipeline = pipeline
             handlers = Handlers(pipeline, _shown(settings))
             server = ControlServer(settings.socket, handlers.table())
             await server.start()

@@ -114,8 +114,12 @@ class AuditQuery:
             add("severity >= ?", self.severity)
         if self.path:
             glob = os.fsencode(self.path)
-            add("(CAST(path AS TEXT) GLOB CAST(? AS TEXT)"
-                " OR CAST(path2 AS TEXT) GLOB CAST(? AS TEXT))", glob, glob)
+            add(
+                "(CAST(path AS TEXT) GLOB CAST(? AS TEXT)"
+                " OR CAST(path2 AS TEXT) GLOB CAST(? AS TEXT))",
+                glob,
+                glob,
+            )
         if self.since_ns:
             add("last_ns >= ?", self.since_ns)
         if self.until_ns:

@@ -49,6 +49,16 @@ def man(context: click.Context) -> None:
     click.echo("\n".join(lines))
 
 
+def markdown(root: click.Group) -> str:
+    """docs/cli.md: every command with its help."""
+    lines = ["# Commands", "", "Made by `scripts/gen-docs` from the commands themselves.", ""]
+    for path, command in walk(root, ("rote",)):
+        name = " ".join(path)
+        with click.Context(command, info_name=name, help_option_names=["-h", "--help"]) as context:
+            lines += [f"## {name}", "", "```", command.get_help(context), "```", ""]
+    return "\n".join(lines)
+
+
 def walk(
     command: click.Command, path: tuple[str, ...]
 ) -> list[tuple[tuple[str, ...], click.Command]]:

@@ -11,8 +11,6 @@ Message = dict[int, list[bytes | int]]
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-
-
 def text_field(number: int, text: str) -> bytes:
     """One string field."""
     data = text.encode()

@@ -16,6 +16,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sensor.audits.audit import Action, Audit, AuditType, Guarantee
 from sensor.audits.formats import escape, one_line, render, row, to_json, to_ocsf
 from sensor.audits.query import AuditQuery, parse_time
@@ -24,7 +25,6 @@ from sensor.audits.scrub import scrub_argv
 from sensor.audits.store import AuditStore
 from sensor.errors import StateError, UsageError
 from sensor.events import Actor, Event, Operation, Origin, WalkEnd
-
 from tests.unit.builders import change, container, execution
 
 

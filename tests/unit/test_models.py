@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sensor.errors import ModelFileError, StateError, UsageError
 from sensor.events import Actor, Event, EventFlag, Operation, OperationClass, Origin, WalkEnd
 from sensor.models.diff import difference
@@ -18,7 +19,6 @@ from sensor.models.learning import LearningSettings
 from sensor.models.model import Model, ModelState, Verdict
 from sensor.models.registry import ModelRegistry
 from sensor.models.store import ModelStore
-
 from tests.unit.builders import change, container, execution
 
 

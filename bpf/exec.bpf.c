@@ -24,7 +24,8 @@ static __always_inline u32 name_last_component(struct rote_scratch *s)
 }
 
 /* The applet that argument number `which` (0 or 1) names, looked up below node `program`. */
-static __always_inline struct rote_edge *applet_edge(struct rote_scratch *s, u32 program, u64 argument)
+static __always_inline struct rote_edge *applet_edge(struct rote_scratch *s, u32 program,
+						     u64 argument)
 {
 	u32 start;
 
@@ -68,7 +69,8 @@ static __always_inline u32 program_node(struct rote_scratch *s)
 }
 
 /* Who acts, when a task without a stamp executes its first program inside. */
-static __always_inline u32 actor_of_newcomer(struct rote_scratch *s, struct rote_container *c, u32 pid)
+static __always_inline u32 actor_of_newcomer(struct rote_scratch *s, struct rote_container *c,
+					     u32 pid)
 {
 	u64 mm = FIELD(struct task_struct, bpf_get_current_task(), mm);
 	u64 start = FIELD(struct mm_struct, mm, arg_start);

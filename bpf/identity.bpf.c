@@ -122,8 +122,8 @@ RAW_TRACEPOINT_PROBE(cgroup_mkdir)
 	if (!config_value(CONFIG_DISCOVER))
 		return 0;
 	s = scratch_take();
-	if (!s ||
-	    !name_is_container(s, FIELD(struct kernfs_node, FIELD(struct cgroup, cgroup, kn), name)))
+	if (!s || !name_is_container(
+			  s, FIELD(struct kernfs_node, FIELD(struct cgroup, cgroup, kn), name)))
 		return 0;
 	fresh.container = id;
 	counts.update(&id, &none);

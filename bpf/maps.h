@@ -27,7 +27,8 @@ BPF_F_TABLE("hash", struct rote_edge_key, struct rote_edge, edges, 1048576, BPF_
 BPF_F_TABLE("hash", struct rote_exec_key, u32, exec_keys, 524288, BPF_F_NO_PREALLOC);
 
 /* Known changes. U writes, K reads. */
-BPF_F_TABLE("hash", struct rote_write_key, struct rote_write_value, write_keys, 1048576, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct rote_write_key, struct rote_write_value, write_keys, 1048576,
+	    BPF_F_NO_PREALLOC);
 
 /*
  * Answers for names that could not be walked: until when (CLOCK_MONOTONIC, ns) they hold, since a

@@ -55,7 +55,8 @@ static __always_inline int token_is_random(struct rote_scratch *s)
 }
 
 /* One byte of s->key.name into s->canonical. Returns 1 at the end, -1: no class form. */
-static __always_inline int component_canonical_step(struct rote_scratch *s, struct rote_byte_table *table)
+static __always_inline int component_canonical_step(struct rote_scratch *s,
+						    struct rote_byte_table *table)
 {
 	u32 in = s->in;
 	u32 out;

@@ -16,8 +16,8 @@ RAW_TRACEPOINT_PROBE(task_rename)
 	if (!result)
 		return 0;
 	result->pid = pid;
-	result->inode = FIELD(struct inode, FIELD(struct file, task_program_file(task), f_inode),
-			      i_ino);
+	result->inode =
+		FIELD(struct inode, FIELD(struct file, task_program_file(task), f_inode), i_ino);
 	result->cgroup_id = current_cgroup_id();
 	result->mount_namespace =
 		(u32)FIELD(struct mnt_namespace, task_mount_namespace(task), ns.inum);

@@ -14,7 +14,8 @@ static __always_inline void count_add(u64 cgroup_id, u32 offset)
 		__sync_fetch_and_add((u64 *)((void *)n + offset), 1);
 }
 
-#define COUNT(cgroup_id, field) count_add(cgroup_id, __builtin_offsetof(struct rote_counters, field))
+#define COUNT(cgroup_id, field)                                                                    \
+	count_add(cgroup_id, __builtin_offsetof(struct rote_counters, field))
 #define COUNT_ERROR(cgroup_id, cause)                                                              \
 	count_add(cgroup_id, __builtin_offsetof(struct rote_counters, errors) + 8 * (cause))
 
@@ -122,7 +123,8 @@ static __always_inline void text_append_name(struct rote_scratch *s, u64 name)
  * Send the record: s->place names the paths, s->event the rest. The walk of the object is made
  * again here; only novelty comes this far. Returns 0 when it was lost.
  */
-static __always_inline int event_emit(void *ctx, struct rote_scratch *s, struct rote_container *c, u32 kind)
+static __always_inline int event_emit(void *ctx, struct rote_scratch *s, struct rote_container *c,
+				      u32 kind)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
 	u64 uid_gid = bpf_get_current_uid_gid();

@@ -121,7 +121,8 @@ HOOK(file_open, struct file *file)
 	if (!(mode & (FMODE_WRITE | FMODE_CREATED)) && !(flags & O_TRUNC))
 		return 0;
 	return file_change(ctx, (u64)file,
-			   mode & FMODE_CREATED ? OPERATION_CREATE : OPERATION_OPEN_WRITE, flags, 1);
+			   mode & FMODE_CREATED ? OPERATION_CREATE : OPERATION_OPEN_WRITE, flags,
+			   1);
 }
 
 /*
@@ -136,8 +137,12 @@ HOOK(file_permission, struct file *file, int mask)
 }
 
 /* mmap_file, since 2.6: a shared writable mapping writes without a further call. */
+#if ATTACH == ATTACH_LSM
 HOOK(mmap_file, struct file *file, unsigned long requested, unsigned long protection,
      unsigned long flags)
+#else
+HOOK(mmap_file, struct file *file, unsigned long protection, unsigned long flags)
+#endif
 {
 	if (!file || !(protection & PROT_WRITE) || (flags & MAP_TYPE) != MAP_SHARED)
 		return 0;
@@ -225,8 +230,8 @@ HOOK(path_link, struct dentry *old_dentry, struct path *new_dir, struct dentry *
 {
 	u64 mount = FIELD(struct path, new_dir, mnt);
 
-	return pair_change(ctx, mount, (u64)old_dentry, mount, (u64)new_dentry, OPERATION_LINK,
-			   0, OPERATION_CLASS_LINK);
+	return pair_change(ctx, mount, (u64)old_dentry, mount, (u64)new_dentry, OPERATION_LINK, 0,
+			   OPERATION_CLASS_LINK);
 }
 
 HOOK(path_chmod, struct path *path, umode_t mode)

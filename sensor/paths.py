@@ -289,10 +289,10 @@ _PROTECTED_TREES = (
     "/proc/sys", "/sys",
 )  # fmt: skip
 _PROTECTED_FILES = (
-    "/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/sudoers", "/etc/ld.so.preload",
-    "/etc/ld.so.conf", "/etc/ld.so.cache", "/etc/crontab", "/etc/anacrontab", "/etc/inittab",
-    "/etc/profile", "/etc/bash.bashrc", "/etc/environment", "/etc/nsswitch.conf", "/etc/hosts.allow",
-    "/etc/hosts.deny", "/etc/rc.local", "/etc/shells", "/etc/subuid", "/etc/subgid",
+    "/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/sudoers", "/etc/subuid",
+    "/etc/subgid", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.cache", "/etc/crontab",
+    "/etc/anacrontab", "/etc/inittab", "/etc/profile", "/etc/bash.bashrc", "/etc/environment",
+    "/etc/nsswitch.conf", "/etc/hosts.allow", "/etc/hosts.deny", "/etc/rc.local", "/etc/shells",
 )  # fmt: skip
 _PROTECTED_HOME = (".ssh", ".bashrc", ".bash_profile", ".bash_login", ".profile", ".config")
 _PROTECTED_SUFFIXES = (

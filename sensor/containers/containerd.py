@@ -184,12 +184,10 @@ class ContainerdRuntime:
         self._namespace_of[identity] = namespace
         if len(self._namespace_of) > 65536:
             self._namespace_of.clear()
-        return container_from_message(found[0], namespace, reference, digest, pid)
+        return container_from_message(found[0], reference, digest, pid)
 
 
-def container_from_message(
-    found: wire.Message, namespace: str, reference: str, digest: str, pid: int
-) -> Container:
+def container_from_message(found: wire.Message, reference: str, digest: str, pid: int) -> Container:
     """A container from containerd's record of it and the OCI specification inside."""
     labels = {wire.text(entry, 1): wire.text(entry, 2) for entry in wire.messages(found, 2)}
     spec: Mapping[str, Any] = {}

@@ -48,17 +48,28 @@ class KernelSettings(Protocol):
     """What LiveKernel reads of ``sensor.config.Settings``."""
 
     @property
-    def attach(self) -> str: ...
+    def attach(self) -> str:
+        """See ``Settings.attach``."""
+
     @property
-    def write_probe(self) -> str: ...
+    def write_probe(self) -> str:
+        """See ``Settings.write_probe``."""
+
     @property
-    def ring_size(self) -> int: ...
+    def ring_size(self) -> int:
+        """See ``Settings.ring_size``."""
+
     @property
-    def bpf_dir(self) -> Path: ...
+    def bpf_dir(self) -> Path:
+        """See ``Settings.bpf_dir``."""
+
     @property
-    def run_dir(self) -> Path: ...
+    def run_dir(self) -> Path:
+        """See ``Settings.run_dir``."""
+
     @property
-    def discover(self) -> bool: ...
+    def discover(self) -> bool:
+        """See ``Settings.discover``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,7 +172,8 @@ def _unpack(data: bytes, where: str) -> Any:
         return msgpack.unpackb(data, raw=False, unicode_errors="surrogateescape")
     except Exception as error:  # msgpack raises a dozen unrelated types for damaged input
         raise ModelFileError(
-            f"{where}: not msgpack ({str(error) or type(error).__name__}); expected an exported model"
+            f"{where}: not msgpack ({str(error) or type(error).__name__}); "
+            "expected an exported model"
         ) from error
 
 

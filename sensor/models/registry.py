@@ -178,7 +178,7 @@ class ModelRegistry:
         return new
 
     def note_lost(self, container_id: str, lost: int) -> None:
-        """Events of a container were lost: what the model learned so far does not count as quiet."""
+        """Events of a container were lost: its model's quiet time starts again."""
         run = self._runs.get(container_id)
         if run is None or lost <= 0:
             return

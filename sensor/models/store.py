@@ -74,8 +74,8 @@ class ModelStore:
             ]
         except ModelFileError as error:
             raise StateError(
-                f"{error}; remove the row (sqlite3 {self.path} 'DELETE FROM models WHERE "
-                "number=…') and import the model again"
+                f"{error}; remove that row of the table `models` with sqlite3 and import the "
+                "model again"
             ) from error
 
     def add(self, model: Model) -> int:

@@ -44,7 +44,7 @@ class Running:
         self.kernel = ReplayKernel()
         self.output = io.StringIO()
         self.daemon: Daemon | None = None
-        self.failure: BaseException | None = None
+        self.failure: RoteError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -53,9 +53,10 @@ class Running:
             seconds=20,
             what="the daemon's start",
         )
-        if self.failure is not None:
+        failure: RoteError | None = self.failure
+        if failure is not None:
             self._thread.join()
-            raise self.failure
+            raise failure
 
     def _run(self) -> None:
         async def main() -> None:
@@ -255,9 +256,8 @@ def test_follow_streams_and_ends_with_the_daemon(running: Running) -> None:
 
     def collect() -> None:
         try:
-            for item in running.client.stream("audits.follow"):
-                if item:
-                    seen.append(item)
+            for item in filter(None, running.client.stream("audits.follow")):
+                seen.append(item)  # noqa: PERF402 - as it comes, not at the end
         except NotRunningError as error:
             ended.append(str(error))
 

@@ -84,11 +84,13 @@ class ControlServer:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            self._check_peer(writer)
             async with asyncio.timeout(_REQUEST_SECONDS):
                 header = await reader.readexactly(protocol.HEADER_BYTES)
                 size = protocol.body_size(header, protocol.REQUEST_MAX)
-                request = protocol.decode(await reader.readexactly(size))
+                body = await reader.readexactly(size)
+            # Only now: closing on an unread request would reset the connection, reason and all.
+            self._check_peer(writer)
+            request = protocol.decode(body)
             handler = self._handler(request)
             answer = handler(request.get("args") or {})
             if isinstance(answer, AsyncIterator):

@@ -49,8 +49,7 @@ def call(command: Sequence[str | Path], *, what: str, env: Mapping[str, str] | N
         done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
             text=True,
             errors="replace",

@@ -206,7 +206,9 @@ class Pipeline:
             if audit.id > self._newest_audit:  # else a repeat of an earlier one
                 self._newest_audit = audit.id
                 self.statistics.audits += 1
-            self.channels.send(audit)
+                self.channels.send(audit)
+            elif audit.count & (audit.count - 1) == 0:
+                self.channels.send(audit)  # the 2nd, 4th, 8th time: told, but no flood
 
     def _cgroup_created(self, event: Event) -> None:
         if self.registry is not None:
@@ -285,6 +287,7 @@ class Pipeline:
         """What has to be done every second or so."""
         now = self._clock()
         self._count_losses()
+        self._ask_about_strangers()
         for moved in self.models.tick(now):
             name = self.models.get(moved.model_id).name
             _log.info("model %s: %s → %s: %s", name, moved.old, moved.new, moved.cause)
@@ -298,6 +301,14 @@ class Pipeline:
             except StateError as error:
                 _log.error("%s", error)
         self._deliver()
+
+    def _ask_about_strangers(self) -> None:
+        """Events may wait for a container whose creation nobody saw: ask who it is."""
+        if self.registry is None:
+            return
+        for event in self._waiting.first_of_each():
+            if not self.registry.is_pending(event.cgroup_id):
+                self.registry.process_seen(event.cgroup_id, event.pid)
 
     def flush(self) -> None:
         """Write what the models learned."""

@@ -25,6 +25,10 @@ class WaitingRoom:
     def __len__(self) -> int:
         return sum(len(events) for events in self._events.values())
 
+    def first_of_each(self) -> list[Event]:
+        """The oldest event of each cgroup."""
+        return [events[0] for events in self._events.values() if events]
+
     def put(self, event: Event) -> None:
         """Let an event wait."""
         events = self._events.get(event.cgroup_id)

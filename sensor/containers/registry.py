@@ -110,6 +110,12 @@ class Registry:
             self._look_up(cgroup_id, path, identity), name=f"look up {identity[:12]}"
         )
 
+    def process_seen(self, cgroup_id: int, pid: int) -> None:
+        """A process of a cgroup whose creation nobody reported acted. Returns at once."""
+        path = self._hierarchy.path_of_pid(pid)
+        if path is not None and self._hierarchy.id_of(path) == cgroup_id:
+            self.cgroup_created(cgroup_id, path)
+
     def cgroup_removed(self, cgroup_id: int) -> None:
         """The kernel saw a cgroup being removed."""
         if cgroup_id in self._pending:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 
-from sensor.events import Event, EventKind, Operation, WalkEnd
+from sensor.events import Actor, Event, EventKind, Operation, WalkEnd
 from sensor.kernel.decode import MULTICALL_NAMES
 from sensor.kernel.port import (
     MODEL_ROOT_BASE,
@@ -27,7 +28,7 @@ from sensor.kernel.port import (
     NodeFlag,
     WriteEntry,
 )
-from sensor.models.keys import ExecKey, Key, Program, WriteKey
+from sensor.models.keys import ExecKey, Key, Program, WriteKey, exec_key
 from sensor.models.model import Model
 from sensor.models.trie import Node, PathTrie
 from sensor.paths import Label, Match, Pattern, split
@@ -159,6 +160,11 @@ class Knowledge:
     def answer(self, model: Model, event: Event) -> None:
         """Tell the kernel that this event was known, where it could not find that out itself."""
         self.settle(event)
+        if event.kind is EventKind.EXEC and event.actor is not Actor.SERVICE and model.number:
+            # A session or probe did what the service does; its executions have keys of their own.
+            entry = self._exec_entry(model, replace(exec_key(event), script=False))
+            self._executions[model.number].add(entry)
+            self._kernel.put_exec([entry])
         if event.walk_end is not WalkEnd.BY_NAME or (not event.name and not event.name2):
             return
         if event.kind is EventKind.EXEC:

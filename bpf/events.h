@@ -176,6 +176,8 @@ struct rote_event {
 	u64 base_inode;
 	u64 base2_device;
 	u64 base2_inode;
+	u64 exec_id; /* of the acting program's execution; EXEC: of the new one */
+	u64 caller_exec_id; /* EXEC: of the caller's own execution */
 	u32 pid;
 	u32 tid;
 	u32 parent_pid;
@@ -198,6 +200,7 @@ struct rote_event {
 /* A process of a container; key of the map: pid. */
 struct rote_task_stamp {
 	u64 container; /* cgroup id */
+	u64 exec_id; /* names the execution that this process, or its ancestor, runs */
 	u32 program; /* node; 0 unknown */
 	u32 actor;
 };
@@ -291,8 +294,8 @@ struct rote_selftest {
 
 #ifndef ROTE_NO_ASSERT
 _Static_assert(sizeof(struct rote_event_header) == 24, "event_header");
-_Static_assert(sizeof(struct rote_event) == 152, "event");
-_Static_assert(sizeof(struct rote_task_stamp) == 16, "task_stamp");
+_Static_assert(sizeof(struct rote_event) == 168, "event");
+_Static_assert(sizeof(struct rote_task_stamp) == 24, "task_stamp");
 _Static_assert(sizeof(struct rote_container) == 48, "container");
 _Static_assert(sizeof(struct rote_counters) == 64, "counters");
 _Static_assert(sizeof(struct rote_edge_key) == 264, "edge_key");

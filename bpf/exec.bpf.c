@@ -89,6 +89,12 @@ static __always_inline u32 actor_of_newcomer(struct rote_scratch *s, struct rote
 	return probes.lookup(&s->probe) ? ACTOR_PROBE : ACTOR_SESSION;
 }
 
+/* No two executions share it: one processor begins no two in a nanosecond. */
+static __always_inline u64 exec_id(void)
+{
+	return bpf_ktime_get_ns() << 8 | (bpf_get_smp_processor_id() & 0xff);
+}
+
 static __always_inline int exec_is_known(struct rote_scratch *s, struct rote_container *c,
 					 u32 program)
 {
@@ -161,10 +167,12 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	}
 	s->event.operation = OPERATION_EXEC;
 	if (stamp) {
-		s->event.program_node = stamp->program;
+		s->event.program_node = stamp_program(stamp);
+		s->event.caller_exec_id = stamp->exec_id;
 		s->event.actor = stamp->actor;
 	} else {
 		s->event.program_node = NODE_RUNTIME;
+		s->event.caller_exec_id = 0;
 		s->event.actor = actor_of_newcomer(s, c, pid);
 	}
 	FORGET();
@@ -183,6 +191,8 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 		s->event.flags |= EVENT_FLAG_SETUID;
 	fresh.container = c->container;
 	fresh.actor = s->event.actor;
+	fresh.exec_id = exec_id();
+	s->event.exec_id = fresh.exec_id;
 	if (s->event.walk_end == WALK_END_ROOT)
 		fresh.program = program_node(s);
 	FORGET();

@@ -17,6 +17,13 @@ BPF_HASH(containers, u64, struct rote_container, 16384);
 /* pid → stamp. K writes (fork, exec, exit), U writes (processes older than us), K reads. */
 BPF_HASH(tasks, u32, struct rote_task_stamp, 131072);
 
+/*
+ * Execution → program, for programs that had no number when they were executed. By execution and
+ * not by pid: by the time user space answers, the process may run something else. U writes,
+ * K reads; a cache.
+ */
+BPF_TABLE("lru_hash", u64, u32, resolved, 65536);
+
 /* cgroup id of the container → what was counted. K and U create, K adds, U reads. */
 BPF_HASH(counts, u64, struct rote_counters, 16384);
 

@@ -219,6 +219,21 @@ static __always_inline int name_is_known(struct rote_scratch *s, struct rote_con
 	return until && *until > bpf_ktime_get_ns();
 }
 
+/* The node of the program a task runs, as far as anybody knows by now. */
+static __always_inline u32 stamp_program(struct rote_task_stamp *stamp)
+{
+	u64 id = stamp->exec_id;
+	u32 *program;
+
+	if (stamp->program)
+		return stamp->program;
+	program = resolved.lookup(&id);
+	if (!program)
+		return NODE_NONE;
+	stamp->program = *program;
+	return *program;
+}
+
 static __always_inline u32 write_operations(struct rote_scratch *s, u32 program)
 {
 	struct rote_write_key key = { .node = s->node, .program = program };
@@ -265,8 +280,10 @@ static __always_inline int change_judge(void *ctx, struct rote_scratch *s, struc
 					struct rote_task_stamp *stamp)
 {
 	s->event.actor = stamp->actor;
-	s->event.program_node = stamp->program;
-	s->known = stamp->program && c->model;
+	s->event.program_node = stamp_program(stamp);
+	s->event.exec_id = stamp->exec_id;
+	s->event.caller_exec_id = 0;
+	s->known = s->event.program_node && c->model;
 	if (s->by_name) {
 		s->event.walk_end = WALK_END_BY_NAME;
 		if (s->objects > 1)

@@ -150,5 +150,7 @@ class Event:
     base2: tuple[int, int] = (0, 0)
     name: str = ""  # BY_NAME: as the caller gave it
     name2: str = ""
+    exec_id: int = 0  # names the execution the acting process runs; EXEC: the new one
+    caller_exec_id: int = 0  # EXEC: the caller's
     program_node: int = 0  # the kernel's number of ``program``; 0: it did not know it
     repeat: int = 1  # how many identical records this one stands for

@@ -81,7 +81,7 @@ class ReplayKernel:
         self.watched: dict[int, tuple[int, ContainerFlag]] = {}  # cgroup → (model, flags)
         self.aliases: dict[int, int] = {}
         self.adopted: dict[int, tuple[int, bool]] = {}  # pid → (cgroup, session)
-        self.stamps: dict[int, int] = {}  # pid → program
+        self.resolved: dict[int, int] = {}  # execution → program
         self.probes: dict[int, tuple[str, ...]] = {}
         self.executions: set[ExecEntry] = set()
         self.writes: dict[tuple[int, int], int] = {}  # (node, program) → operations
@@ -325,10 +325,10 @@ class ReplayKernel:
         self._note("clear_writes")
         self.writes.clear()
 
-    def stamp(self, pid: int, program: int) -> None:
-        """See ``Kernel.stamp``."""
-        self._note("stamp", pid=pid, program=program)
-        self.stamps[pid] = program
+    def resolve(self, exec_id: int, program: int) -> None:
+        """See ``Kernel.resolve``."""
+        self._note("resolve", exec_id=exec_id, program=program)
+        self.resolved[exec_id] = program
 
     def put_names(self, entries: Iterable[NameEntry]) -> None:
         """See ``Kernel.put_names``."""

@@ -49,8 +49,8 @@ MANDATORY = (
 _SELFTEST = "task_rename"
 _PR_SET_NAME = 15
 _MAPS = (
-    "events", "containers", "tasks", "counts", "edges", "exec_keys", "write_keys", "names",
-    "probes", "judged", "syscalls", "settings", "bytes",
+    "events", "containers", "tasks", "resolved", "counts", "edges", "exec_keys", "write_keys",
+    "names", "probes", "judged", "syscalls", "settings", "bytes",
 )  # fmt: skip
 
 

@@ -56,6 +56,7 @@ class Decoder:
         values = self._packer.unpack_from(data)
         (
             kind, _size, ktime_ns, cgroup_id, base_device, base_inode, base2_device, base2_inode,
+            exec_id, caller_exec_id,
             pid, tid, parent_pid, uid, gid, model, operation, actor, origin, walk_end, walk_end2,
             flags, open_flags, program_node, error, _pad, *ends,
         ) = values  # fmt: skip
@@ -97,6 +98,8 @@ class Decoder:
             base2=(base2_device, base2_inode),
             name=name,
             name2=name2,
+            exec_id=exec_id,
+            caller_exec_id=caller_exec_id,
         )
         if kind == EventKind.EXEC:
             event.path = path

@@ -100,7 +100,7 @@ class LiveKernel:
         self._records: list[Record] = []
         # node number → (parent node, label): programs by number, to name callers in events
         self._program_edges: dict[int, tuple[int, LabelKind, bytes]] = {}
-        # pid → program path and applet, for programs without a number
+        # execution → program path and applet, for programs without a number
         self._programs: OrderedDict[int, tuple[str, str]] = OrderedDict()
         self._next_sync = 0.0
 
@@ -109,6 +109,7 @@ class LiveKernel:
         return {
             "containers": (8, size["container"]),
             "tasks": (4, size["task_stamp"]),
+            "resolved": (8, 4),
             "counts": (8, size["counters"]),
             "edges": (size["edge_key"], size["edge"]),
             "exec_keys": (size["exec_key"], 4),
@@ -204,7 +205,7 @@ class LiveKernel:
             return (event,)
         event.program, event.program_applet = self._caller(record)
         event.applet = applet_of(event.path, event.argv)
-        self._remember(event.pid, event.path, event.applet)
+        self._remember(event.exec_id, event.path, event.applet)
         if event.operation is not Operation.SCRIPT:
             return (event,)
         return _split_script(event)
@@ -214,12 +215,10 @@ class LiveKernel:
             return "", ""
         if record.program_node:
             return self._program(record.program_node)
-        known = self._programs.get(record.event.pid) or self._programs.get(record.event.parent_pid)
-        return known or (record.parent_path, "")
+        return self._programs.get(record.event.caller_exec_id) or (record.parent_path, "")
 
-    def _remember(self, pid: int, path: str, applet: str) -> None:
-        self._programs[pid] = path, applet
-        self._programs.move_to_end(pid)
+    def _remember(self, exec_id: int, path: str, applet: str) -> None:
+        self._programs[exec_id] = path, applet
         if len(self._programs) > _REMEMBERED_PROGRAMS:
             self._programs.popitem(last=False)
 
@@ -278,20 +277,15 @@ class LiveKernel:
         key = pid.to_bytes(4, "little")
         if self._maps["tasks"].lookup(key) is None:
             actor = 2 if session else 1
-            value = self._layouts["task_stamp"].pack(container=cgroup_id, actor=actor)
+            # Its execution was before our time; the high bit keeps this apart from real ones.
+            value = self._layouts["task_stamp"].pack(
+                container=cgroup_id, exec_id=1 << 63 | pid, actor=actor
+            )
             self._maps["tasks"].update(key, value)
 
-    def stamp(self, pid: int, program: int) -> None:
-        """See ``Kernel.stamp``."""
-        key = pid.to_bytes(4, "little")
-        layout = self._layouts["task_stamp"]
-        old = self._maps["tasks"].lookup(key)
-        if old is None:
-            return
-        values: dict[str, Any] = layout.unpack(old)
-        if not values["program"]:
-            values["program"] = program
-            self._maps["tasks"].update(key, layout.pack(**values))
+    def resolve(self, exec_id: int, program: int) -> None:
+        """See ``Kernel.resolve``."""
+        self._maps["resolved"].update(exec_id.to_bytes(8, "little"), program.to_bytes(4, "little"))
 
     def allow_probe(self, cgroup_id: int, argv: tuple[str, ...]) -> None:
         """See ``Kernel.allow_probe``. An argv of 255 bytes or more is not recognised."""

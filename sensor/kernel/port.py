@@ -175,8 +175,8 @@ class Kernel(Protocol):
     def clear_writes(self) -> None:
         """Remove everything that put_write set."""
 
-    def stamp(self, pid: int, program: int) -> None:
-        """Tell the kernel the node of a running process's program, where it knew none."""
+    def resolve(self, exec_id: int, program: int) -> None:
+        """Tell the kernel the node of an executed program that had none when it was executed."""
 
     def put_names(self, entries: Iterable[NameEntry]) -> None:
         """Remember answers for names; the kernel may forget them again."""

@@ -199,7 +199,7 @@ class Knowledge:
         )
 
     def settle(self, event: Event) -> None:
-        """Give the acting process the number of its program, if that is known by now.
+        """Give an execution the number of its program, if that is known by now.
 
         A process that executed something then unknown carries no number, and everything it does
         would stay novel.
@@ -214,7 +214,7 @@ class Knowledge:
             return
         number = self._known_number(program)
         if number:
-            self._kernel.stamp(event.pid, number)
+            self._kernel.resolve(event.exec_id, number)
 
     def _known_number(self, program: Program) -> int:
         node = NODE_PROGRAMS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -261,3 +262,34 @@ def test_matching_does_not_slow_with_keys(teacher: Teacher, kernel: LiveKernel) 
     teacher.patterns([Pattern.exact(f"/srv/{i % 100}/{i}") for i in range(10000)], node)
     assert len(kernel.edges()) > 10000
     assert time.monotonic() - started < 60
+
+
+def test_late_answers_reach_the_right_execution(
+    cgroup: Cgroup, teacher: Teacher, events: Read, tmp_path: Path
+) -> None:
+    """A number that comes late holds for the forks, and not for what the process runs next."""
+    watch_with_model(cgroup.kernel, cgroup, MODEL)
+    fifo = tmp_path / "go"
+    os.mkfifo(fifo)
+    script = f"read x < {fifo}; (/bin/true; :); exec /usr/bin/env /bin/true"
+    with subprocess.Popen(
+        ["/usr/bin/env", "sh", "-c", script],
+        preexec_fn=cgroup.enter,  # noqa: PLW1509 - no threads here
+    ) as process:
+        shell_path = real("sh")
+        found: list[Event] = []
+        deadline = time.monotonic() + 20
+        while not any(e.path == shell_path for e in found) and time.monotonic() < deadline:
+            found.extend(events())
+            time.sleep(0.02)
+        shell = next(e for e in found if e.path == shell_path and e.kind is EventKind.EXEC)
+        node = teacher.program(shell_path)
+        cgroup.kernel.resolve(shell.exec_id, node)
+        teacher.execution(node, teacher.program(real("true")))
+        fifo.write_text("x\n")
+        process.wait(20)
+    callers = [(Path(e.program).name, Path(e.path).name) for e in events() if e.path != shell_path]
+    shell_name = Path(shell_path).name
+    assert (shell_name, "true") not in callers
+    assert (shell_name, "env") in callers
+    assert ("env", "true") in callers

@@ -82,7 +82,7 @@ def test_a_known_event_that_the_kernel_reported_is_no_audit(story: Story) -> Non
     story.kernel.feed(*[execution("/bin/tool")] * 3)
     story.pipeline.drain()
     assert story.pipeline.statistics.novel == 1
-    assert len(story.kernel.called("stamp")) == 3
+    assert len(story.kernel.called("resolve")) == 3
 
 
 def test_a_session_in_an_active_container_is_judged_like_everything_else(story: Story) -> None:

@@ -100,9 +100,15 @@ static __always_inline u64 changed_file(struct rote_scratch *s, struct rote_sysc
 	if (call->shape == SYSCALL_SHAPE_MAP) {
 		u64 protection = argument_of(s, call->name_arg);
 
+		s->event.open_flags = protection;
+		file = fd_file(argument_of(s, call->fd_arg));
+		if (file && (protection & PROT_EXEC) && !file_is_own_program(file)) {
+			s->event.operation = OPERATION_MAP_EXEC;
+			*again = 1;
+			return file;
+		}
 		if (!(protection & PROT_WRITE) || (flags & MAP_TYPE) != MAP_SHARED)
 			return 0;
-		s->event.open_flags = protection;
 	}
 	file = fd_file(argument_of(s, call->fd_arg));
 	if (operation != OPERATION_WRITE && operation != OPERATION_MAP_WRITE &&
@@ -192,7 +198,7 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 		return 0;
 	}
 	s->classes[0] = operation_class(s->event.operation);
-	if (change_judge(ctx, s, c, stamp) && file)
+	if (change_judge(ctx, s, c, stamp) && file && s->event.operation != OPERATION_MAP_EXEC)
 		file_note_judged(file);
 	return 0;
 }

@@ -302,14 +302,30 @@ static __always_inline int change_judge(void *ctx, struct rote_scratch *s, struc
 		}
 	}
 	FORGET();
-	/* Pipes and sockets are no objects; overlay's backing files were judged above. */
-	if (s->event.walk_end == WALK_END_INTERNAL || s->event.walk_end == WALK_END_PSEUDO)
+	if (s->event.operation == OPERATION_MAP_EXEC) {
+		/* Only code that the image did not bring; it is never known. */
+		if (s->event.origin != ORIGIN_ADDED && s->event.origin != ORIGIN_TMPFS &&
+		    s->event.origin != ORIGIN_MEMORY)
+			return 1;
+		s->event.caller_exec_id = stamp->exec_id;
+		s->known = 0;
+	} else if (s->event.walk_end == WALK_END_INTERNAL || s->event.walk_end == WALK_END_PSEUDO) {
+		/* Pipes and sockets are no objects; overlay's backing files were judged above. */
 		return 1;
+	}
 	if (s->known) {
 		COUNT(c->container, known);
 		return 1;
 	}
-	return event_emit(ctx, s, c, EVENT_FILE);
+	return event_emit(ctx, s, c,
+			  s->event.operation == OPERATION_MAP_EXEC ? EVENT_EXEC : EVENT_FILE);
+}
+
+/* Whether a file is the one that the task runs; an exec maps it, and was judged itself. */
+static __always_inline int file_is_own_program(u64 file)
+{
+	return FIELD(struct file, file, f_inode) ==
+	       FIELD(struct file, task_program_file(bpf_get_current_task()), f_inode);
 }
 
 static __always_inline u32 operation_class(u32 operation)

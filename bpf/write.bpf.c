@@ -107,7 +107,7 @@ static __always_inline int file_change(void *ctx, u64 file, u32 operation, u32 f
 		return 0;
 	s->event.open_flags = flags;
 	place_file(&s->place[0], file);
-	if (change_judge(ctx, s, c, stamp))
+	if (change_judge(ctx, s, c, stamp) && operation != OPERATION_MAP_EXEC)
 		file_note_judged(file);
 	return 0;
 }
@@ -136,7 +136,7 @@ HOOK(file_permission, struct file *file, int mask)
 	return file_change(ctx, (u64)file, OPERATION_WRITE, 0, 0);
 }
 
-/* mmap_file, since 2.6: a shared writable mapping writes without a further call. */
+/* mmap_file, since 2.6: mapped code is executed, a shared writable mapping writes. */
 #if ATTACH == ATTACH_LSM
 HOOK(mmap_file, struct file *file, unsigned long requested, unsigned long protection,
      unsigned long flags)
@@ -144,7 +144,12 @@ HOOK(mmap_file, struct file *file, unsigned long requested, unsigned long protec
 HOOK(mmap_file, struct file *file, unsigned long protection, unsigned long flags)
 #endif
 {
-	if (!file || !(protection & PROT_WRITE) || (flags & MAP_TYPE) != MAP_SHARED)
+	if (!file)
+		return 0;
+	/* Code by another way than exec: ld.so, LD_PRELOAD, dlopen, a loader in user space. */
+	if ((protection & PROT_EXEC) && task_stamp() && !file_is_own_program((u64)file))
+		return file_change(ctx, (u64)file, OPERATION_MAP_EXEC, protection, 1);
+	if (!(protection & PROT_WRITE) || (flags & MAP_TYPE) != MAP_SHARED)
 		return 0;
 	return file_change(ctx, (u64)file, OPERATION_MAP_WRITE, protection, 0);
 }

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sensor.containers.cgroups import find_hierarchy
 from sensor.errors import KernelSupportError
-from sensor.kernel.headers import BTF
+from sensor.kernel.headers import BTF, find_bpftool
 from sensor.kernel.probe import lsm_refused, trampolines_refused
 
 OK, WARN, MISSING = "ok", "warn", "missing"
@@ -132,7 +132,7 @@ def _bcc() -> Iterator[Finding]:
 
 
 def _bpftool() -> Iterator[Finding]:
-    path = shutil.which("bpftool", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    path = find_bpftool()
     if path is None:
         yield Finding(
             "bpftool",

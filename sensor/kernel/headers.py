@@ -108,7 +108,7 @@ def header_tree(cache: Path, btf: bytes | None = None) -> Path:
 
 
 def _dump(form: str) -> str:
-    bpftool = shutil.which("bpftool") or shutil.which("bpftool", path="/usr/sbin:/sbin")
+    bpftool = find_bpftool()
     if bpftool is None:
         raise KernelSupportError(
             "bpftool: not found; expected it to read the kernel's types: "
@@ -127,6 +127,23 @@ def _dump(form: str) -> str:
             "expected the kernel's types"
         )
     return result.stdout
+
+
+def find_bpftool() -> str | None:
+    """A bpftool that works.
+
+    Ubuntu's is a wrapper that wants the tools of the running kernel; any other version does.
+    """
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    candidates = [shutil.which("bpftool", path=path)]
+    candidates.extend(str(p) for p in sorted(Path("/usr/lib").glob("linux-tools*/**/bpftool")))
+    for candidate in filter(None, candidates):
+        result = subprocess.run(
+            [candidate, "version"], capture_output=True, timeout=20, check=False
+        )
+        if result.returncode == 0:
+            return candidate
+    return None
 
 
 def packed_enums(raw: str) -> list[str]:

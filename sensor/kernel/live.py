@@ -204,6 +204,8 @@ class LiveKernel:
         if event.kind is not EventKind.EXEC:
             return (event,)
         event.program, event.program_applet = self._caller(record)
+        if event.operation is Operation.MAP_EXEC:
+            return (event,)  # the process goes on to run what it ran
         event.applet = applet_of(event.path, event.argv)
         self._remember(event.exec_id, event.path, event.applet)
         if event.operation is not Operation.SCRIPT:

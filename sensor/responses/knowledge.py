@@ -160,7 +160,7 @@ class Knowledge:
     def answer(self, model: Model, event: Event) -> None:
         """Tell the kernel that this event was known, where it could not find that out itself."""
         self.settle(event)
-        if event.kind is EventKind.EXEC and event.actor is not Actor.SERVICE and model.number:
+        if event.operation is Operation.EXEC and event.actor is not Actor.SERVICE:
             # A session or probe did what the service does; its executions have keys of their own.
             entry = self._exec_entry(model, replace(exec_key(event), script=False))
             self._executions[model.number].add(entry)
@@ -204,7 +204,7 @@ class Knowledge:
         A process that executed something then unknown carries no number, and everything it does
         would stay novel.
         """
-        if event.operation is Operation.SCRIPT:
+        if event.operation in (Operation.SCRIPT, Operation.MAP_EXEC):
             return
         if event.kind is EventKind.EXEC:
             program = Program(event.path, event.applet)

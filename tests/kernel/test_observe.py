@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -230,3 +231,16 @@ def test_outside_is_not_seen(events: Read, tmp_path: Path) -> None:
     """What runs beside the cgroup makes no event."""
     subprocess.run(["/bin/sh", "-c", f"echo x > {tmp_path}/f; /bin/true"], check=True, timeout=60)
     assert events() == []
+
+
+def test_code_mapped_from_memory_is_an_execution(cgroup: Cgroup, events: Read) -> None:
+    """Mapping code that the image did not bring is seen, and names who did it."""
+    cgroup.python(
+        "import mmap,os\n"
+        "fd = os.memfd_create('code')\n"
+        "os.write(fd, bytes(4096))\n"
+        "mmap.mmap(fd, 4096, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)"
+    )
+    found = [e for e in events() if e.operation is Operation.MAP_EXEC]
+    assert [(e.kind, e.origin) for e in found] == [(EventKind.EXEC, Origin.MEMORY)]
+    assert found[0].program == os.path.realpath(sys.executable)

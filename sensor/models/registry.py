@@ -10,7 +10,7 @@ from sensor.containers.container import Container
 from sensor.errors import UsageError
 from sensor.events import Actor, Event
 from sensor.models.keys import Key, WriteKey
-from sensor.models.learning import LearningSettings, Siblings, next_state
+from sensor.models.learning import LearningSettings, Siblings, next_state, temporary_keys
 from sensor.models.model import (
     Evidence,
     Judgement,
@@ -163,14 +163,16 @@ class ModelRegistry:
         if judgement.verdict is Verdict.KNOWN or not judgement.learnable:
             return []
         new: list[Key] = []
+        wider: list[WriteKey] = temporary_keys(event)
         for key in judgement.learnable:
             if _see(model.keys, key, event, container_id, model):
                 new.append(key)
-                wider = self._siblings[model.id].add(key) if isinstance(key, WriteKey) else None
-                if wider is not None and wider not in model.keys:
-                    evidence = Evidence(event.time_ns, event.time_ns, source=Source.POPULATION)
-                    model.add(wider, evidence)
-                    new.append(wider)
+                if isinstance(key, WriteKey) and (more := self._siblings[model.id].add(key)):
+                    wider.append(more)
+        for key in wider:
+            if key not in model.keys:
+                model.add(key, Evidence(event.time_ns, event.time_ns, source=Source.POPULATION))
+                new.append(key)
         if new and model.state is ModelState.DRY_RUN:
             model.dry_run_seconds = 0.0
             model.extensions += 1

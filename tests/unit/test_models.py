@@ -137,6 +137,27 @@ def test_many_siblings_become_a_directory(registry: ModelRegistry) -> None:
     assert model.judge(change("/etc/cron.d/zz")).verdict is Verdict.NOVEL
 
 
+def test_temporary_names_are_any_name(registry: ModelRegistry) -> None:
+    """What mkstemp names by chance like a word is still temporary; the final name is exact."""
+    model = registry.attach(container(), complete=True)
+    rename = change("/srv/sedKjhgfd", "/bin/sed", operation=Operation.RENAME, path2="/srv/app.conf")
+    learn(registry, model, change("/srv/sedKjhgfd", "/bin/sed"), rename)
+    assert model.judge(change("/srv/sedabcdef", "/bin/sed")).verdict is Verdict.KNOWN
+    again = change("/srv/sedx1Y2z3", "/bin/sed", operation=Operation.RENAME, path2="/srv/app.conf")
+    assert model.judge(again).verdict is Verdict.KNOWN
+    for event in (
+        change("/srv/sedabcdef", "/bin/sh"),
+        change("/etc/sedabcdef", "/bin/sed"),
+        change("/srv/sedabcdef", "/bin/sed", operation=Operation.RENAME, path2="/srv/other"),
+    ):
+        assert model.judge(event).verdict is Verdict.NOVEL
+    protected = change(
+        "/etc/ssh/sedKjhgfd", "/bin/sed", operation=Operation.RENAME, path2="/etc/ssh/sshd_config"
+    )
+    learn(registry, model, protected)
+    assert model.judge(change("/etc/ssh/sedabcdef", "/bin/sed")).verdict is Verdict.NOVEL
+
+
 def test_coming_in_is_never_known(registry: ModelRegistry) -> None:
     """That the service starts with a shell does not let anybody enter with one unseen."""
     model = registry.attach(container(), complete=True)

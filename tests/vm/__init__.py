@@ -1,1 +1,0 @@
-"""Virtual machines for the kernel tests: one root file system, several kernels, no KVM."""

@@ -42,6 +42,9 @@ enum rote_operation {
 	OPERATION_MOUNT = 70,
 	OPERATION_UNMOUNT = 71,
 	OPERATION_PIVOT_ROOT = 72,
+	OPERATION_TRACE = 80,
+	OPERATION_LOAD_CODE = 81,
+	OPERATION_RECEIVE = 82,
 };
 
 enum rote_operation_class {
@@ -53,6 +56,8 @@ enum rote_operation_class {
 	OPERATION_CLASS_MKNOD = 32,
 	OPERATION_CLASS_ATTRIBUTES = 64,
 	OPERATION_CLASS_MOUNT = 128,
+	OPERATION_CLASS_TRACE = 256,
+	OPERATION_CLASS_LOAD_CODE = 512,
 };
 
 enum rote_origin {
@@ -91,6 +96,9 @@ enum rote_event_flag {
 	EVENT_FLAG_TTY = 64,
 	EVENT_FLAG_DIRECTORY = 128,
 	EVENT_FLAG_PENDING = 256,
+	EVENT_FLAG_KILLED = 512, /* the acting process got SIGKILL */
+	EVENT_FLAG_BEFORE = 1024, /* EXEC: not complete; TEXT_PROGRAM is the caller's program */
+	EVENT_FLAG_ON_ERROR = 2048, /* refused because it could not be judged */
 };
 
 enum rote_label_kind {
@@ -112,6 +120,8 @@ enum rote_container_flag {
 	CONTAINER_FLAG_NO_SESSIONS = 2,
 	CONTAINER_FLAG_WATCHED = 4,
 	CONTAINER_FLAG_ALIAS = 8,
+	CONTAINER_FLAG_PREVENT = 16, /* what the model does not know is refused */
+	CONTAINER_FLAG_ERROR_ALLOW = 32, /* PREVENT: what cannot be judged is allowed */
 };
 
 /* How the tracepoint attachment reads one system call. */
@@ -152,7 +162,8 @@ enum rote_error_cause {
 	ERROR_TASK_MAP = 1, /* no room for the stamp of a task */
 	ERROR_CONTAINER_MAP = 2, /* no room for a container */
 	ERROR_READ = 3, /* kernel or user memory could not be read */
-	ERROR_CAUSES = 4,
+	ERROR_UNRESOLVED = 4, /* the program of a process under PREVENT had no number */
+	ERROR_CAUSES = 5,
 };
 
 enum rote_config_key {
@@ -222,7 +233,11 @@ struct rote_counters {
 	u64 lost;
 	u64 truncated;
 	u64 known;
-	u64 errors[4];
+	u64 refused; /* denied or killed */
+	u64 suppressed; /* of these: not told, because too many came in one second */
+	u64 second; /* the second that `told` counts, of CLOCK_MONOTONIC */
+	u64 told;
+	u64 errors[5];
 };
 
 struct rote_edge_key {
@@ -234,6 +249,12 @@ struct rote_edge_key {
 struct rote_edge {
 	u32 node;
 	u32 flags;
+};
+
+/* Value of an execution key. */
+enum rote_exec_value {
+	EXEC_KNOWN = 1,
+	EXEC_APPLET = 2, /* a multi-call program: known by the applets it may act as */
 };
 
 struct rote_exec_key {
@@ -297,7 +318,7 @@ _Static_assert(sizeof(struct rote_event_header) == 24, "event_header");
 _Static_assert(sizeof(struct rote_event) == 168, "event");
 _Static_assert(sizeof(struct rote_task_stamp) == 24, "task_stamp");
 _Static_assert(sizeof(struct rote_container) == 48, "container");
-_Static_assert(sizeof(struct rote_counters) == 64, "counters");
+_Static_assert(sizeof(struct rote_counters) == 104, "counters");
 _Static_assert(sizeof(struct rote_edge_key) == 264, "edge_key");
 _Static_assert(sizeof(struct rote_exec_key) == 20, "exec_key");
 _Static_assert(sizeof(struct rote_name_key) == 288, "name_key");

@@ -95,8 +95,15 @@ static __always_inline u64 exec_id(void)
 	return bpf_ktime_get_ns() << 8 | (bpf_get_smp_processor_id() & 0xff);
 }
 
-static __always_inline int exec_is_known(struct rote_scratch *s, struct rote_container *c,
-					 u32 program)
+static __always_inline u32 exec_value(struct rote_exec_key *key)
+{
+	u32 *value = exec_keys.lookup(key);
+
+	return value ? *value : 0;
+}
+
+/* enum rote_exec_value of the execution in s->event, or 0. */
+static __always_inline u32 exec_known(struct rote_scratch *s, struct rote_container *c, u32 program)
 {
 	struct rote_exec_key key = {
 		.model = c->model,
@@ -105,8 +112,17 @@ static __always_inline int exec_is_known(struct rote_scratch *s, struct rote_con
 		.origin = s->event.origin,
 		.actor = s->event.actor,
 	};
+	u32 value;
 
-	return program && c->model && exec_keys.lookup(&key) != NULL;
+	if (!program || !c->model)
+		return 0;
+	value = exec_value(&key);
+	/* Sessions and probes may do what the service does; coming in is not that. */
+	if (!value && key.actor != ACTOR_SERVICE && key.parent != NODE_RUNTIME) {
+		key.actor = ACTOR_SERVICE;
+		value = exec_value(&key);
+	}
+	return value;
 }
 
 /* A script: bprm holds its interpreter by now, so the script is judged by its name. */
@@ -134,50 +150,51 @@ static __always_inline void container_note_root(struct rote_scratch *s, struct r
 	c->root_super = FIELD(struct dentry, c->root_dentry, d_sb);
 }
 
-RAW_TRACEPOINT_PROBE(sched_process_exec)
+/* The container in which the current task executes something, or NULL. */
+static __always_inline struct rote_container *exec_container(struct rote_task_stamp *stamp)
 {
-	u64 bprm = ctx->args[2];
-	u64 task = bpf_get_current_task();
-	u32 pid = bpf_get_current_pid_tgid() >> 32;
 	u64 id = current_cgroup_id();
-	struct rote_task_stamp *stamp = tasks.lookup(&pid);
-	struct rote_container *c = containers.lookup(&id);
-	struct rote_task_stamp fresh = {};
-	struct rote_scratch *s;
-	u64 file, inode, filename;
+	struct rote_container *c;
 
-	if (stamp)
+	if (stamp) {
 		id = stamp->container;
-	else if (c)
-		id = c->container;
-	else
-		return 0;
+		return containers.lookup(&id);
+	}
 	c = containers.lookup(&id);
 	if (!c)
-		return 0;
+		return NULL;
+	id = c->container;
+	c = containers.lookup(&id);
 	/* A runtime that executes itself inside the cgroup is still outside the container. */
-	if (!stamp && !(c->flags & CONTAINER_FLAG_HOST_MOUNTS) &&
-	    (u32)FIELD(struct mnt_namespace, task_mount_namespace(task), ns.inum) ==
-		    config_value(CONFIG_HOST_MOUNTS))
-		return 0;
-	s = scratch_take();
-	if (!s) {
-		COUNT_ERROR(id, ERROR_SCRATCH);
-		return 0;
-	}
-	s->event.operation = OPERATION_EXEC;
-	if (stamp) {
+	if (c && !(c->flags & CONTAINER_FLAG_HOST_MOUNTS) &&
+	    (u32)FIELD(struct mnt_namespace, task_mount_namespace(bpf_get_current_task()),
+		       ns.inum) == config_value(CONFIG_HOST_MOUNTS))
+		return NULL;
+	return c;
+}
+
+static __always_inline void exec_note_caller(struct rote_scratch *s, struct rote_task_stamp *stamp)
+{
+	if (stamp && (stamp->exec_id & (EXEC_ID_ADOPTED | EXEC_ID_ENTERED)) == EXEC_ID_ENTERED) {
+		s->event.program_node = NODE_RUNTIME;
+		s->event.caller_exec_id = stamp->exec_id;
+		s->event.actor = stamp->actor;
+	} else if (stamp) {
 		s->event.program_node = stamp_program(stamp);
 		s->event.caller_exec_id = stamp->exec_id;
 		s->event.actor = stamp->actor;
 	} else {
 		s->event.program_node = NODE_RUNTIME;
 		s->event.caller_exec_id = 0;
-		s->event.actor = actor_of_newcomer(s, c, pid);
 	}
-	FORGET();
-	file = FIELD(struct linux_binprm, bprm, file);
-	inode = FIELD(struct file, file, f_inode);
+}
+
+/* The file: where its walk ends (its components are in s->dentries), and its origin. */
+static __always_inline void exec_note_file(struct rote_scratch *s, struct rote_container *c,
+					   u64 file)
+{
+	u64 inode = FIELD(struct file, file, f_inode);
+
 	place_file(&s->place[TEXT_PATH], file);
 	walk(s, s->place[TEXT_PATH].dentry, s->place[TEXT_PATH].mount);
 	FORGET();
@@ -189,6 +206,33 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 		s->event.flags |= EVENT_FLAG_DELETED;
 	if (FIELD(struct inode, inode, i_mode) & (S_ISUID | S_ISGID))
 		s->event.flags |= EVENT_FLAG_SETUID;
+}
+
+RAW_TRACEPOINT_PROBE(sched_process_exec)
+{
+	u64 bprm = ctx->args[2];
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	struct rote_task_stamp *stamp = tasks.lookup(&pid);
+	struct rote_container *c = exec_container(stamp);
+	struct rote_task_stamp fresh = {};
+	struct rote_scratch *s;
+	u32 only_name = 0;
+
+	if (!c)
+		return 0;
+	s = scratch_take();
+	if (!s) {
+		COUNT_ERROR(c->container, ERROR_SCRATCH);
+		if (refused_on_error(c))
+			bpf_send_signal(SIGKILL);
+		return 0;
+	}
+	s->event.operation = OPERATION_EXEC;
+	exec_note_caller(s, stamp);
+	if (!stamp)
+		s->event.actor = actor_of_newcomer(s, c, pid);
+	FORGET();
+	exec_note_file(s, c, FIELD(struct linux_binprm, bprm, file));
 	fresh.container = c->container;
 	fresh.actor = s->event.actor;
 	fresh.exec_id = exec_id();
@@ -196,19 +240,95 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	if (s->event.walk_end == WALK_END_ROOT)
 		fresh.program = program_node(s);
 	FORGET();
-	filename = FIELD(struct linux_binprm, bprm, filename);
-	s->known = exec_is_known(s, c, fresh.program);
+	s->known = exec_known(s, c, fresh.program) == EXEC_KNOWN;
+#if ATTACH == ATTACH_TRACEPOINT
+	u64 filename = FIELD(struct linux_binprm, bprm, filename);
+
 	if (filename != FIELD(struct linux_binprm, bprm, interp)) {
 		place_script(s, filename);
-		if (!name_is_known(s, c, 1))
+		if (!name_is_known(s, c, 1)) {
+			only_name = s->known;
 			s->known = 0;
+		}
 	}
-	if (tasks.update(&pid, &fresh))
+#endif
+	if (tasks.update(&pid, &fresh)) {
 		COUNT_ERROR(c->container, ERROR_TASK_MAP);
+		if (refused_on_error(c))
+			bpf_send_signal(SIGKILL);
+	}
 	FORGET();
-	if (s->known)
+	if (s->known) {
 		COUNT(c->container, known);
-	else
+	} else {
+		/* A script's name is judged in user space; its interpreter is known. */
+		if (!only_name)
+			novelty_refuse(s, c, 0);
 		event_emit(ctx, s, c, EVENT_EXEC);
+	}
+	scratch_give(s);
 	return 0;
 }
+
+#if ATTACH != ATTACH_TRACEPOINT
+/*
+ * bprm_check_security, since 2.6: before anything of the caller is given up, once for a script and
+ * again for its interpreter. Here an execution can be refused. What the arguments decide (the
+ * applet, whether it is a health check) is not settled yet: sched_process_exec does that, and
+ * kills.
+ */
+HOOK_EXEC(struct linux_binprm *bprm)
+{
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	struct rote_task_stamp *stamp = tasks.lookup(&pid);
+	struct rote_container *c = exec_container(stamp);
+	struct rote_scratch *s;
+	u32 is_script, refused;
+	u16 start = 0;
+
+	if (!c)
+		return 0;
+	bpf_probe_read_kernel(&start, sizeof(start),
+			      (void *)bprm + __builtin_offsetof(struct linux_binprm, buf));
+	is_script = start == 0x2123; /* "#!" */
+	if (!is_script && !is_prevented(c))
+		return 0;
+	s = scratch_take();
+	if (!s) {
+		COUNT_ERROR(c->container, ERROR_SCRATCH);
+		return refused_on_error(c) ? -EPERM : 0;
+	}
+	s->event.operation = is_script ? OPERATION_SCRIPT : OPERATION_EXEC;
+	s->event.flags = EVENT_FLAG_BEFORE;
+	s->event.exec_id = 0;
+	exec_note_caller(s, stamp);
+	if (!stamp)
+		s->event.actor = !c->init_pid || (c->flags & CONTAINER_FLAG_NO_SESSIONS) ?
+					 ACTOR_SERVICE :
+					 ACTOR_SESSION;
+	FORGET();
+	exec_note_file(s, c, FIELD(struct linux_binprm, bprm, file));
+	s->node = NODE_NONE;
+	if (s->event.walk_end == WALK_END_ROOT)
+		s->node = match_program_path(s);
+	FORGET();
+	s->known = exec_known(s, c, s->node) != 0;
+	if (!s->known && !stamp && s->event.actor == ACTOR_SESSION) {
+		s->event.actor = ACTOR_PROBE;
+		s->known = exec_known(s, c, s->node) != 0;
+		if (!s->known)
+			s->event.actor = ACTOR_SESSION;
+	}
+	FORGET();
+	if (!scratch_kept(s)) {
+		COUNT_ERROR(c->container, ERROR_SCRATCH);
+		s->refused = refused_on_error(c);
+	} else if (!s->known) {
+		novelty_refuse(s, c, 1);
+		event_emit(ctx, s, c, EVENT_EXEC);
+	}
+	refused = s->refused;
+	scratch_give(s);
+	return refused ? -EPERM : 0;
+}
+#endif

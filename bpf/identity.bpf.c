@@ -122,16 +122,20 @@ RAW_TRACEPOINT_PROBE(cgroup_mkdir)
 	if (!config_value(CONFIG_DISCOVER))
 		return 0;
 	s = scratch_take();
-	if (!s || !name_is_container(
-			  s, FIELD(struct kernfs_node, FIELD(struct cgroup, cgroup, kn), name)))
-		return 0;
-	fresh.container = id;
-	counts.update(&id, &none);
-	if (containers.update(&id, &fresh)) {
-		COUNT_ERROR(NOBODY, ERROR_CONTAINER_MAP);
+	if (!s) {
+		COUNT_ERROR(NOBODY, ERROR_SCRATCH);
 		return 0;
 	}
-	cgroup_report(s, id, EVENT_CGROUP_CREATED, path);
+	if (name_is_container(s,
+			      FIELD(struct kernfs_node, FIELD(struct cgroup, cgroup, kn), name))) {
+		fresh.container = id;
+		counts.update(&id, &none);
+		if (containers.update(&id, &fresh))
+			COUNT_ERROR(NOBODY, ERROR_CONTAINER_MAP);
+		else
+			cgroup_report(s, id, EVENT_CGROUP_CREATED, path);
+	}
+	scratch_give(s);
 	return 0;
 }
 
@@ -154,8 +158,12 @@ RAW_TRACEPOINT_PROBE(cgroup_rmdir)
 	if (flags & CONTAINER_FLAG_ALIAS)
 		return 0;
 	s = scratch_take();
-	if (s)
-		cgroup_report(s, id, EVENT_CGROUP_REMOVED, ctx->args[1]);
+	if (!s) {
+		COUNT_ERROR(NOBODY, ERROR_SCRATCH);
+		return 0;
+	}
+	cgroup_report(s, id, EVENT_CGROUP_REMOVED, ctx->args[1]);
+	scratch_give(s);
 	return 0;
 }
 
@@ -182,6 +190,7 @@ RAW_TRACEPOINT_PROBE(cgroup_attach_task)
 	if (tasks.lookup(&pid))
 		return 0;
 	stamp.container = c->container;
+	stamp.exec_id = EXEC_ID_ENTERED | pid;
 	stamp.actor = ACTOR_SERVICE;
 	if (tasks.update(&pid, &stamp))
 		COUNT_ERROR(stamp.container, ERROR_TASK_MAP);
@@ -203,8 +212,14 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	if (pid == parent_pid)
 		return 0;
 	copy = *stamp;
-	if (tasks.update(&pid, &copy))
+	if (tasks.update(&pid, &copy)) {
+		struct rote_container *c = containers.lookup(&copy.container);
+
 		COUNT_ERROR(copy.container, ERROR_TASK_MAP);
+		/* The child would be nobody's. A fork cannot be refused here: its maker goes. */
+		if (c && refused_on_error(c))
+			bpf_send_signal(SIGKILL);
+	}
 	return 0;
 }
 

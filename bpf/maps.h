@@ -14,6 +14,13 @@ BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 /* cgroup id → container. K writes (cgroup_mkdir, first exec), U writes (identity), K reads. */
 BPF_HASH(containers, u64, struct rote_container, 16384);
 
+/*
+ * Executions that nobody saw have made-up ids. ADOPTED: of a process that ran before us; ENTERED:
+ * of one that was moved into a plain cgroup, and so is still outside until it executes something.
+ */
+#define EXEC_ID_ADOPTED (1ULL << 63)
+#define EXEC_ID_ENTERED (1ULL << 62)
+
 /* pid → stamp. K writes (fork, exec, exit), U writes (processes older than us), K reads. */
 BPF_HASH(tasks, u32, struct rote_task_stamp, 131072);
 
@@ -48,6 +55,10 @@ BPF_HASH(probes, struct rote_probe_key, u32, 4096);
 
 /* Open files that were judged when they were opened. K writes and reads; a cache. */
 BPF_TABLE("lru_hash", struct rote_file_key, u32, judged, 65536);
+
+/* Rote's own maps (id) and programs (id | OWN_PROGRAM). U writes, K reads. */
+#define OWN_PROGRAM 0x80000000
+BPF_HASH(own_objects, u32, u32, 512);
 
 /* How to read each system call (tracepoint attachment). U writes, K reads. */
 BPF_ARRAY(syscalls, struct rote_syscall_entry, 1024);

@@ -8,6 +8,7 @@
 #define S_IFREG 0100000
 #define S_IFCHR 0020000
 #define S_IFDIR 0040000
+#define S_IFBLK 0060000
 #define S_ISUID 0004000
 #define S_ISGID 0002000
 #define OVERLAYFS_SUPER_MAGIC 0x794c7630
@@ -24,8 +25,12 @@
 #define PROT_WRITE 0x2
 #define PROT_EXEC 0x4
 #define MAP_SHARED 0x01
+#define MAP_SHARED_VALIDATE 0x03
+#define VM_SHARED 0x8
 #define MAP_TYPE 0x0f
 #define MAY_WRITE 0x2
+#define EPERM 1
+#define SIGKILL 9
 #define AT_FDCWD -100
 #define ERROR_POINTER ((u64) - 4095)
 
@@ -36,6 +41,11 @@
 #define TEXT_PATH_MAX 4096
 #define TEXT_SHORT_MAX 1024
 #define ARGV_MAX 2048
+#define NEW_ARGUMENTS_MAX 32
+#define TOLD_MAX 256 /* refusals of one container that are told in one second */
+#define THREAD_SIZE 16384 /* x86-64 without KASAN; used for evidence only */
+#define SYSCALL_EXECVE 59
+#define SYSCALL_EXECVEAT 322
 #define NAME_SIZE 256
 #define SEGMENT_WALKS 5 /* TEXT_PATH to TEXT_CWD */
 
@@ -74,7 +84,7 @@ struct rote_place {
 struct rote_scratch {
 	struct rote_event event; /* first: event and text go out as one record */
 	char text[TEXT_MASK + 1 + TEXT_SLACK];
-	u64 owner; /* pid_tgid of the run that uses this memory */
+	u64 owner; /* pid_tgid of the run that uses this memory; 0: nobody */
 	u64 dentries[DEPTH_MAX];
 	u64 top_mount; /* the mount at the root of the walk */
 	struct rote_place at; /* of walk() */
@@ -102,6 +112,7 @@ struct rote_scratch {
 	/* a change that is judged */
 	u32 objects; /* 1 or 2 */
 	u32 known;
+	u32 refused;
 	u32 classes[2];
 	u32 by_name;
 	u64 names[2]; /* addresses */
@@ -113,20 +124,37 @@ struct rote_scratch {
 	u64 zero[NAME_SIZE / 8]; /* never written */
 };
 
-BPF_PERCPU_ARRAY(scratches, struct rote_scratch, 1);
+/*
+ * Kernels that preempt BPF programs let another task come in the middle of one: it takes the next
+ * piece. More than this at once are an error that is counted.
+ */
+#define SCRATCH_PIECES 4
+BPF_PERCPU_ARRAY(scratches, struct rote_scratch, SCRATCH_PIECES);
 
 /*
- * The scratch memory of this processor. On kernels that preempt BPF programs another task may
- * take it over in the middle; scratch_kept() finds out before anything is said or decided.
+ * A piece of this processor's scratch memory that nobody uses, to be given back with
+ * scratch_give(). Between look and take another task may come in; scratch_kept() finds that out
+ * before anything is said or decided.
  */
 static __always_inline struct rote_scratch *scratch_take(void)
 {
-	int zero = 0;
-	struct rote_scratch *s = scratches.lookup(&zero);
+	struct rote_scratch *s = NULL;
 
+	for (int i = 0; i < SCRATCH_PIECES; i++) {
+		int piece = i;
+
+		s = scratches.lookup(&piece);
+		if (!s)
+			return NULL;
+		if (!s->owner)
+			break;
+		s = NULL;
+	}
 	if (!s)
 		return NULL;
 	s->owner = bpf_get_current_pid_tgid();
+	s->known = 0;
+	s->refused = 0;
 	s->objects = 0;
 	s->by_name = 0;
 	s->names_in_kernel = 0;
@@ -152,6 +180,11 @@ static __always_inline struct rote_scratch *scratch_take(void)
 static __always_inline int scratch_kept(struct rote_scratch *s)
 {
 	return s->owner == bpf_get_current_pid_tgid();
+}
+
+static __always_inline void scratch_give(struct rote_scratch *s)
+{
+	s->owner = 0;
 }
 
 static __always_inline u64 mount_of(u64 vfsmount)

@@ -31,7 +31,7 @@
  */
 
 #define ATTACH_TRACEPOINT 0
-#define ATTACH_FENTRY 1
+#define ATTACH_FMOD_RET 1
 #define ATTACH_LSM 2
 
 #ifndef ATTACH
@@ -48,6 +48,18 @@
 #define CGROUP_HIERARCHY 0
 #endif
 
+/*
+ * The same body on both attachments that can refuse: a BPF LSM program, or, where `bpf` is not in
+ * the LSM list, an fmod_ret program on the function that calls the LSMs.
+ */
+#if ATTACH == ATTACH_LSM
+#define HOOK(name, ...) LSM_PROBE(name, ##__VA_ARGS__)
+#define HOOK_EXEC(...) LSM_PROBE(bprm_check_security, ##__VA_ARGS__)
+#else
+#define HOOK(name, ...) KMOD_RET(security_##name, ##__VA_ARGS__)
+#define HOOK_EXEC(...) KMOD_RET(security_bprm_check, ##__VA_ARGS__)
+#endif
+
 #include "events.h"
 #include "maps.h"
 #include "object.bpf.c"
@@ -59,5 +71,6 @@
 #include "syscall.bpf.c"
 #else
 #include "write.bpf.c"
+#include "guard.bpf.c"
 #endif
 #include "selftest.bpf.c"

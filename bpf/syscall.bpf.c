@@ -150,6 +150,29 @@ static __always_inline int place_names(struct rote_scratch *s, struct rote_sysca
 	return 1;
 }
 
+/*
+ * What the call changed: an open file (*file), or names. Returns 0 when there is nothing to judge.
+ */
+static __always_inline int place_change(struct rote_scratch *s, struct rote_container *c,
+					struct rote_syscall_entry *call, long result, u64 *file)
+{
+	u32 again;
+
+	*file = 0;
+	if (call->shape != SYSCALL_SHAPE_OPEN && call->shape != SYSCALL_SHAPE_FD &&
+	    call->shape != SYSCALL_SHAPE_MAP)
+		return place_names(s, call);
+	if (call->operation == OPERATION_WRITE && !config_value(CONFIG_WRITE_PROBE))
+		return 0;
+	*file = changed_file(s, call, result, &again);
+	if (!*file || !file_is_object(*file, s->event.operation) ||
+	    (!again && file_is_judged(c, *file)))
+		return 0;
+	place_file(&s->place[0], *file);
+	s->objects = 1;
+	return 1;
+}
+
 RAW_TRACEPOINT_PROBE(sys_exit)
 {
 	u64 regs = ctx->args[0];
@@ -159,7 +182,7 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 	struct rote_syscall_entry *call;
 	struct rote_container *c;
 	struct rote_scratch *s;
-	u32 number, again;
+	u32 number;
 	u64 id, file;
 	int compat;
 
@@ -184,21 +207,12 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 		return 0;
 	}
 	load_arguments(s, regs, compat);
-	file = 0;
-	if (call->shape == SYSCALL_SHAPE_OPEN || call->shape == SYSCALL_SHAPE_FD ||
-	    call->shape == SYSCALL_SHAPE_MAP) {
-		if (call->operation == OPERATION_WRITE && !config_value(CONFIG_WRITE_PROBE))
-			return 0;
-		file = changed_file(s, call, result, &again);
-		if (!file || !file_is_object(file) || (!again && file_is_judged(file)))
-			return 0;
-		place_file(&s->place[0], file);
-		s->objects = 1;
-	} else if (!place_names(s, call)) {
-		return 0;
+	if (place_change(s, c, call, result, &file)) {
+		s->classes[0] = operation_class(s->event.operation);
+		if (change_judge(ctx, s, c, stamp, 1) && file &&
+		    s->event.operation != OPERATION_MAP_EXEC)
+			file_note_judged(s, c, file);
 	}
-	s->classes[0] = operation_class(s->event.operation);
-	if (change_judge(ctx, s, c, stamp) && file && s->event.operation != OPERATION_MAP_EXEC)
-		file_note_judged(file);
+	scratch_give(s);
 	return 0;
 }

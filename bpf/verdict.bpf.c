@@ -102,6 +102,45 @@ static __always_inline void text_append_arguments(struct rote_scratch *s)
 		s->offset = offset + (u32)size;
 }
 
+/*
+ * The arguments of an execution that is about to happen, for the person who reads about it. They
+ * still lie in the caller's memory, where another thread may change them: nothing is decided by
+ * them.
+ */
+static __always_inline void text_append_new_arguments(struct rote_scratch *s)
+{
+	u64 regs = FIELD(struct task_struct, bpf_get_current_task(), stack) + THREAD_SIZE -
+		   sizeof(struct pt_regs);
+	u64 number = FIELD(struct pt_regs, regs, orig_ax);
+
+	if (number == SYSCALL_EXECVE)
+		s->argument[0] = FIELD(struct pt_regs, regs, si);
+	else if (number == SYSCALL_EXECVEAT)
+		s->argument[0] = FIELD(struct pt_regs, regs, dx);
+	else
+		return;
+	s->position = s->offset;
+	for (u32 i = 0; i < NEW_ARGUMENTS_MAX; i++) {
+		FORGET();
+		u32 offset = s->offset;
+		u64 argument = 0;
+		long size;
+
+		bpf_probe_read_user(&argument, sizeof(argument), (void *)s->argument[0]);
+		if (!argument)
+			return;
+		s->argument[0] += sizeof(argument);
+		if (offset - s->position > ARGV_MAX) {
+			s->event.flags |= EVENT_FLAG_ARGV_TRUNCATED;
+			return;
+		}
+		size = bpf_probe_read_user_str(&s->text[offset & TEXT_MASK], ARGV_MAX,
+					       (void *)argument);
+		if (size > 0)
+			s->offset = offset + (u32)size;
+	}
+}
+
 static __always_inline void text_append_name(struct rote_scratch *s, u64 name)
 {
 	u32 offset = s->offset;
@@ -120,6 +159,28 @@ static __always_inline void text_append_name(struct rote_scratch *s, u64 name)
 }
 
 /*
+ * Whether one more refusal of this container may be told within this second. Deciding does not
+ * depend on it.
+ */
+static __always_inline int may_tell(u64 container)
+{
+	struct rote_counters *n = counts.lookup(&container);
+	u64 second = bpf_ktime_get_ns() >> 30;
+
+	if (!n)
+		return 1;
+	if (n->second != second) {
+		n->second = second;
+		n->told = 0;
+	}
+	n->told += 1;
+	if (n->told <= TOLD_MAX)
+		return 1;
+	__sync_fetch_and_add(&n->suppressed, 1);
+	return 0;
+}
+
+/*
  * Send the record: s->place names the paths, s->event the rest. The walk of the object is made
  * again here; only novelty comes this far. Returns 0 when it was lost.
  */
@@ -132,6 +193,11 @@ static __always_inline int event_emit(void *ctx, struct rote_scratch *s, struct 
 	int cut = 0;
 	u32 size;
 
+	if (s->event.error || (s->event.flags & EVENT_FLAG_KILLED)) {
+		COUNT(container, refused);
+		if (!may_tell(container))
+			return 1;
+	}
 	s->event.header.kind = kind;
 	s->event.header.ktime_ns = bpf_ktime_get_ns();
 	s->event.header.cgroup_id = container;
@@ -164,7 +230,10 @@ static __always_inline int event_emit(void *ctx, struct rote_scratch *s, struct 
 	s->event.text_end[TEXT_NAME] = s->offset;
 	text_append_name(s, s->names[1]);
 	s->event.text_end[TEXT_NAME2] = s->offset;
-	text_append_arguments(s);
+	if (s->event.flags & EVENT_FLAG_BEFORE)
+		text_append_new_arguments(s);
+	else
+		text_append_arguments(s);
 	s->event.text_end[TEXT_ARGV] = s->offset;
 	if (cut)
 		COUNT(container, truncated);
@@ -272,18 +341,69 @@ static __always_inline void object_judge(struct rote_scratch *s, struct rote_con
 		s->known = 0;
 }
 
+/* Whether what the model does not know is refused in this container. */
+static __always_inline int is_prevented(struct rote_container *c)
+{
+	return (c->flags & CONTAINER_FLAG_PREVENT) && c->model;
+}
+
+/* What becomes of something that could not be judged. */
+static __always_inline int refused_on_error(struct rote_container *c)
+{
+	return is_prevented(c) && !(c->flags & CONTAINER_FLAG_ERROR_ALLOW);
+}
+
 /*
- * Judge the change in s->place[0 .. s->objects) and send a record when it is novel. Returns 0 only
- * when the record was lost, so that the same object has to be judged again.
+ * What a novelty leads to, before it is told. Where the hook can, s->refused makes it return an
+ * error; where it cannot, the process is killed. What is known by name only may yet turn out to
+ * be known: that is left to user space.
+ */
+static __always_inline void novelty_refuse(struct rote_scratch *s, struct rote_container *c,
+					   int can_deny)
+{
+	if (!is_prevented(c))
+		return;
+	if (!s->event.program_node)
+		COUNT_ERROR(c->container, ERROR_UNRESOLVED);
+	if (can_deny) {
+		s->refused = 1;
+		s->event.error = -EPERM;
+	} else {
+		bpf_send_signal(SIGKILL);
+		s->event.flags |= EVENT_FLAG_KILLED;
+	}
+}
+
+/* A mapping of code is known when it is code of a volume that the program was seen to load. */
+static __always_inline int mapped_code_is_known(struct rote_scratch *s, struct rote_container *c)
+{
+	struct rote_exec_key key = {
+		.model = c->model,
+		.parent = s->event.program_node,
+		.origin = s->event.origin,
+		.actor = ACTOR_SERVICE,
+	};
+
+	if (s->event.walk_end != WALK_END_ROOT || s->event.origin != ORIGIN_MOUNT ||
+	    !s->event.program_node || !c->model)
+		return 0;
+	key.program = match_program_path(s);
+	return key.program && exec_keys.lookup(&key) != NULL;
+}
+
+/*
+ * Judge the change in s->place[0 .. objects) and send a record when it is novel; s->refused says
+ * what the hook has to return. Returns 0 only when the record was lost, so that the same object
+ * has to be judged again.
  */
 static __always_inline int change_judge(void *ctx, struct rote_scratch *s, struct rote_container *c,
-					struct rote_task_stamp *stamp)
+					struct rote_task_stamp *stamp, const u32 objects)
 {
 	s->event.actor = stamp->actor;
 	s->event.program_node = stamp_program(stamp);
 	s->event.exec_id = stamp->exec_id;
 	s->event.caller_exec_id = 0;
-	s->known = s->event.program_node && c->model;
+	s->known = s->event.program_node && c->model && (objects || s->by_name);
 	if (s->by_name) {
 		s->event.walk_end = WALK_END_BY_NAME;
 		if (s->objects > 1)
@@ -294,29 +414,35 @@ static __always_inline int change_judge(void *ctx, struct rote_scratch *s, struc
 				s->known = 0;
 		}
 	} else {
-		for (u32 i = 0; i < 2; i++) {
+		for (u32 i = 0; i < objects; i++) {
 			FORGET();
-			if (i >= s->objects)
-				break;
 			object_judge(s, c, i);
 		}
 	}
 	FORGET();
 	if (s->event.operation == OPERATION_MAP_EXEC) {
-		/* Only code that the image did not bring; it is never known. */
-		if (s->event.origin != ORIGIN_ADDED && s->event.origin != ORIGIN_TMPFS &&
-		    s->event.origin != ORIGIN_MEMORY)
+		/* Only code that the image did not bring. */
+		if (s->event.origin == ORIGIN_IMAGE || s->event.origin == ORIGIN_UNKNOWN)
 			return 1;
 		s->event.caller_exec_id = stamp->exec_id;
-		s->known = 0;
-	} else if (s->event.walk_end == WALK_END_INTERNAL || s->event.walk_end == WALK_END_PSEUDO) {
-		/* Pipes and sockets are no objects; overlay's backing files were judged above. */
+		s->known = mapped_code_is_known(s, c);
+	} else if (s->event.walk_end == WALK_END_INTERNAL) {
+		/* Overlay's backing files were judged above. */
+		s->known = 1;
+		return 1;
+	}
+	FORGET();
+	if (!scratch_kept(s)) {
+		COUNT_ERROR(c->container, ERROR_SCRATCH);
+		s->refused = refused_on_error(c);
 		return 1;
 	}
 	if (s->known) {
 		COUNT(c->container, known);
 		return 1;
 	}
+	if (!s->by_name)
+		novelty_refuse(s, c, ATTACH != ATTACH_TRACEPOINT);
 	return event_emit(ctx, s, c,
 			  s->event.operation == OPERATION_MAP_EXEC ? EVENT_EXEC : EVENT_FILE);
 }
@@ -342,30 +468,42 @@ static __always_inline u32 operation_class(u32 operation)
 		return OPERATION_CLASS_MKNOD;
 	if (operation <= OPERATION_REMOVEXATTR)
 		return OPERATION_CLASS_ATTRIBUTES;
-	return OPERATION_CLASS_MOUNT;
+	if (operation <= OPERATION_PIVOT_ROOT)
+		return OPERATION_CLASS_MOUNT;
+	if (operation == OPERATION_TRACE)
+		return OPERATION_CLASS_TRACE;
+	if (operation == OPERATION_LOAD_CODE)
+		return OPERATION_CLASS_LOAD_CODE;
+	return OPERATION_CLASS_WRITE;
 }
 
 /*
  * An open file is judged once: at its open, or at its first write when it was opened elsewhere.
- * Noted once it was judged and no record about it was lost.
+ * Noted once it was judged and no record about it was lost; with the model that knew it, so that
+ * what was only watched does not count where it would be refused.
  */
-static __always_inline void file_note_judged(u64 file)
+static __always_inline void file_note_judged(struct rote_scratch *s, struct rote_container *c,
+					     u64 file)
 {
 	struct rote_file_key key = { .file = file, .inode = FIELD(struct file, file, f_inode) };
-	u32 one = 1;
+	u32 model = s->known ? c->model : 0;
 
-	judged.update(&key, &one);
+	judged.update(&key, &model);
 }
 
-static __always_inline int file_is_judged(u64 file)
+static __always_inline int file_is_judged(struct rote_container *c, u64 file)
 {
 	struct rote_file_key key = { .file = file, .inode = FIELD(struct file, file, f_inode) };
+	u32 *model = judged.lookup(&key);
 
-	return judged.lookup(&key) != NULL;
+	return model && (*model == c->model || !is_prevented(c));
 }
 
-/* A file that is no pipe, socket or sink, and is not overlay's own backing file. */
-static __always_inline int file_is_object(u64 file)
+/*
+ * A file that is no pipe, socket or sink, and is not overlay's own backing file. A file without a
+ * name that user space made (memfd) is memory as well.
+ */
+static __always_inline int file_is_object(u64 file, u32 operation)
 {
 	u64 inode = FIELD(struct file, file, f_inode);
 	u64 dentry = FIELD(struct file, file, f_path.dentry);
@@ -374,5 +512,8 @@ static __always_inline int file_is_object(u64 file)
 	/* Before 6.6 overlay opens the backing file under the container's own path. */
 	if (inode != dentry_inode(dentry))
 		return 0;
-	return type == S_IFREG || (type == S_IFCHR && !inode_is_sink(inode)) || type == 0060000;
+	if (operation != OPERATION_MAP_EXEC &&
+	    (FIELD(struct super_block, FIELD(struct inode, inode, i_sb), s_flags) & SB_KERNMOUNT))
+		return 0;
+	return type == S_IFREG || (type == S_IFCHR && !inode_is_sink(inode)) || type == S_IFBLK;
 }

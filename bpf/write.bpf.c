@@ -1,17 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * Changes, seen at the kernel's security hooks: the attachment for kernels with trampolines.
+ * Changes, seen at the kernel's security hooks: the attachments for kernels with trampolines.
  *
- * The same bodies run as BPF LSM programs or, where `bpf` is not in the LSM list, as fentry
- * programs on the functions that call the hooks. They see every way to the object, io_uring and
- * kernel threads acting for a task included, with the dentry itself.
+ * The hooks see every way to the object, io_uring and kernel threads acting for a task included,
+ * with the dentry itself, before anything happened; what they return is what the caller gets.
  */
-
-#if ATTACH == ATTACH_LSM
-#define HOOK(name, ...) LSM_PROBE(name, ##__VA_ARGS__)
-#else
-#define HOOK(name, ...) KFUNC_PROBE(security_##name, ##__VA_ARGS__)
-#endif
 
 /* The stamp of the acting process, or NULL for everybody outside containers: the only look-up. */
 static __always_inline struct rote_task_stamp *task_stamp(void)
@@ -28,88 +21,102 @@ static __always_inline struct rote_container *stamp_container(struct rote_task_s
 	return containers.lookup(&id);
 }
 
-static __always_inline struct rote_scratch *change_begin(struct rote_container *c, u32 operation)
-{
-	struct rote_scratch *s = scratch_take();
-
-	if (!s) {
-		COUNT_ERROR(c->container, ERROR_SCRATCH);
-		return NULL;
-	}
-	s->event.operation = operation;
-	s->classes[0] = operation_class(operation);
-	s->objects = 1;
-	return s;
-}
-
-/* A change of the entry `dentry` in the directory `dir`. */
-static __always_inline int entry_change(void *ctx, u64 dir, u64 dentry, u32 operation, u32 mode)
-{
-	struct rote_task_stamp *stamp = task_stamp();
+/* One change that a hook judges: begun by change_begin(), ended by change_end(). */
+struct rote_change {
+	struct rote_task_stamp *stamp;
 	struct rote_container *c;
 	struct rote_scratch *s;
+};
 
-	if (!stamp)
+static __always_inline int change_find(struct rote_change *change)
+{
+	change->stamp = task_stamp();
+	if (!change->stamp)
 		return 0;
-	c = stamp_container(stamp);
-	if (!c)
+	change->c = stamp_container(change->stamp);
+	return change->c != NULL;
+}
+
+/* Returns 0 when there is no scratch memory: change_failed() is the answer then. */
+static __always_inline int change_begin(struct rote_change *change, u32 operation)
+{
+	change->s = scratch_take();
+	if (!change->s)
 		return 0;
-	s = change_begin(c, operation);
-	if (!s)
+	change->s->event.operation = operation;
+	change->s->classes[0] = operation_class(operation);
+	return 1;
+}
+
+static __always_inline int change_failed(struct rote_change *change)
+{
+	COUNT_ERROR(change->c->container, ERROR_SCRATCH);
+	return refused_on_error(change->c) ? -EPERM : 0;
+}
+
+static __always_inline int change_end(struct rote_change *change)
+{
+	u32 refused = change->s->refused;
+
+	scratch_give(change->s);
+	return refused ? -EPERM : 0;
+}
+
+/* A change of the entry `dentry` below the mount `vfsmount`. */
+static __always_inline int entry_change(void *ctx, u64 vfsmount, u64 dentry, u32 operation,
+					u32 mode)
+{
+	struct rote_change change = {};
+
+	if (!change_find(&change))
 		return 0;
-	s->place[0].dentry = dentry;
-	s->place[0].mount = mount_of(FIELD(struct path, dir, mnt));
-	s->event.open_flags = mode;
-	change_judge(ctx, s, c, stamp);
-	return 0;
+	if (!change_begin(&change, operation))
+		return change_failed(&change);
+	change.s->place[0].dentry = dentry;
+	change.s->place[0].mount = mount_of(vfsmount);
+	change.s->event.open_flags = mode;
+	change_judge(ctx, change.s, change.c, change.stamp, 1);
+	return change_end(&change);
+}
+
+static __always_inline int name_change(void *ctx, u64 dir, u64 dentry, u32 operation, u32 mode)
+{
+	return entry_change(ctx, FIELD(struct path, dir, mnt), dentry, operation, mode);
 }
 
 /* A change of the object `path`. */
 static __always_inline int path_change(void *ctx, u64 path, u32 operation, u32 mode)
 {
-	return entry_change(ctx, path, FIELD(struct path, path, dentry), operation, mode);
+	return entry_change(ctx, FIELD(struct path, path, mnt), FIELD(struct path, path, dentry),
+			    operation, mode);
 }
 
 /* A change of an inode where the hook is told no mount: the container's root mount is assumed. */
 static __always_inline int inode_change(void *ctx, u64 dentry, u32 operation)
 {
-	struct rote_task_stamp *stamp = task_stamp();
-	struct rote_container *c;
-	struct rote_scratch *s;
+	struct rote_change change = {};
 
-	if (!stamp)
+	if (!change_find(&change) || FIELD(struct dentry, dentry, d_sb) != change.c->root_super)
 		return 0;
-	c = stamp_container(stamp);
-	if (!c || FIELD(struct dentry, dentry, d_sb) != c->root_super)
-		return 0;
-	s = change_begin(c, operation);
-	if (!s)
-		return 0;
-	s->place[0].dentry = dentry;
-	s->place[0].mount = c->root_mount;
-	change_judge(ctx, s, c, stamp);
-	return 0;
+	return entry_change(ctx, change.c->root_mount + __builtin_offsetof(struct mount, mnt),
+			    dentry, operation, 0);
 }
 
 static __always_inline int file_change(void *ctx, u64 file, u32 operation, u32 flags, int again)
 {
-	struct rote_task_stamp *stamp = task_stamp();
-	struct rote_container *c;
-	struct rote_scratch *s;
+	struct rote_change change = {};
 
-	if (!stamp || !file || !file_is_object(file) || (!again && file_is_judged(file)))
+	if (!change_find(&change) || !file || !file_is_object(file, operation) ||
+	    (!again && file_is_judged(change.c, file)))
 		return 0;
-	c = stamp_container(stamp);
-	if (!c)
-		return 0;
-	s = change_begin(c, operation);
-	if (!s)
-		return 0;
-	s->event.open_flags = flags;
-	place_file(&s->place[0], file);
-	if (change_judge(ctx, s, c, stamp) && operation != OPERATION_MAP_EXEC)
-		file_note_judged(file);
-	return 0;
+	if (!change_begin(&change, operation))
+		return change_failed(&change);
+	change.s->event.open_flags = flags;
+	place_file(&change.s->place[0], file);
+	if (change_judge(ctx, change.s, change.c, change.stamp, 1) &&
+	    operation != OPERATION_MAP_EXEC && !change.s->refused)
+		file_note_judged(change.s, change.c, file);
+	return change_end(&change);
 }
 
 /* file_open, since 2.6: every open that will succeed. O_TRUNC and O_CREAT are still visible. */
@@ -136,7 +143,25 @@ HOOK(file_permission, struct file *file, int mask)
 	return file_change(ctx, (u64)file, OPERATION_WRITE, 0, 0);
 }
 
-/* mmap_file, since 2.6: mapped code is executed, a shared writable mapping writes. */
+/*
+ * Code by another way than exec: ld.so, LD_PRELOAD, dlopen, a loader in user space. A shared
+ * writable mapping writes without another call.
+ */
+static __always_inline int mapping_change(void *ctx, u64 file, u64 protection, int is_shared)
+{
+	u32 is_code = 0;
+
+	if (!task_stamp())
+		return 0;
+	if (protection & PROT_EXEC)
+		is_code = !file_is_own_program(file);
+	if (!is_code && (!(protection & PROT_WRITE) || !is_shared))
+		return 0;
+	return file_change(ctx, file, is_code ? OPERATION_MAP_EXEC : OPERATION_MAP_WRITE,
+			   protection, is_code);
+}
+
+/* mmap_file, since 2.6 */
 #if ATTACH == ATTACH_LSM
 HOOK(mmap_file, struct file *file, unsigned long requested, unsigned long protection,
      unsigned long flags)
@@ -144,14 +169,23 @@ HOOK(mmap_file, struct file *file, unsigned long requested, unsigned long protec
 HOOK(mmap_file, struct file *file, unsigned long protection, unsigned long flags)
 #endif
 {
+	u64 type = flags & MAP_TYPE;
+
 	if (!file)
 		return 0;
-	/* Code by another way than exec: ld.so, LD_PRELOAD, dlopen, a loader in user space. */
-	if ((protection & PROT_EXEC) && task_stamp() && !file_is_own_program((u64)file))
-		return file_change(ctx, (u64)file, OPERATION_MAP_EXEC, protection, 1);
-	if (!(protection & PROT_WRITE) || (flags & MAP_TYPE) != MAP_SHARED)
+	return mapping_change(ctx, (u64)file, protection,
+			      type == MAP_SHARED || type == MAP_SHARED_VALIDATE);
+}
+
+/* file_mprotect, since 2.6: a mapping gets rights that it was not made with. */
+HOOK(file_mprotect, struct vm_area_struct *vma, unsigned long requested, unsigned long protection)
+{
+	u64 file = FIELD(struct vm_area_struct, vma, vm_file);
+
+	if (!file)
 		return 0;
-	return file_change(ctx, (u64)file, OPERATION_MAP_WRITE, protection, 0);
+	return mapping_change(ctx, file, protection,
+			      !!(FIELD(struct vm_area_struct, vma, vm_flags) & VM_SHARED));
 }
 
 /* path_truncate, since 2.6: truncate(2); before 6.2 ftruncate and O_TRUNC as well. */
@@ -169,17 +203,17 @@ HOOK(file_truncate, struct file *file)
 /* path_* below, since 2.6.29 with CONFIG_SECURITY_PATH (not on RHEL). */
 HOOK(path_unlink, struct path *dir, struct dentry *dentry)
 {
-	return entry_change(ctx, (u64)dir, (u64)dentry, OPERATION_UNLINK, 0);
+	return name_change(ctx, (u64)dir, (u64)dentry, OPERATION_UNLINK, 0);
 }
 
 HOOK(path_rmdir, struct path *dir, struct dentry *dentry)
 {
-	return entry_change(ctx, (u64)dir, (u64)dentry, OPERATION_RMDIR, 0);
+	return name_change(ctx, (u64)dir, (u64)dentry, OPERATION_RMDIR, 0);
 }
 
 HOOK(path_mkdir, struct path *dir, struct dentry *dentry, umode_t mode)
 {
-	return entry_change(ctx, (u64)dir, (u64)dentry, OPERATION_MKDIR, mode);
+	return name_change(ctx, (u64)dir, (u64)dentry, OPERATION_MKDIR, mode);
 }
 
 HOOK(path_mknod, struct path *dir, struct dentry *dentry, umode_t mode, unsigned int device)
@@ -187,38 +221,32 @@ HOOK(path_mknod, struct path *dir, struct dentry *dentry, umode_t mode, unsigned
 	/* A regular file is judged by the open that creates it. */
 	if (!(mode & S_IFMT) || (mode & S_IFMT) == S_IFREG)
 		return 0;
-	return entry_change(ctx, (u64)dir, (u64)dentry, OPERATION_MKNOD, mode);
+	return name_change(ctx, (u64)dir, (u64)dentry, OPERATION_MKNOD, mode);
 }
 
 HOOK(path_symlink, struct path *dir, struct dentry *dentry, const char *target)
 {
-	return entry_change(ctx, (u64)dir, (u64)dentry, OPERATION_SYMLINK, 0);
+	return name_change(ctx, (u64)dir, (u64)dentry, OPERATION_SYMLINK, 0);
 }
 
 static __always_inline int pair_change(void *ctx, u64 mount, u64 from, u64 mount2, u64 to,
 				       u32 operation, u32 class, u32 class2)
 {
-	struct rote_task_stamp *stamp = task_stamp();
-	struct rote_container *c;
-	struct rote_scratch *s;
+	struct rote_change change = {};
 
-	if (!stamp)
+	if (!change_find(&change))
 		return 0;
-	c = stamp_container(stamp);
-	if (!c)
-		return 0;
-	s = change_begin(c, operation);
-	if (!s)
-		return 0;
-	s->objects = 2;
-	s->classes[0] = class;
-	s->classes[1] = class2;
-	s->place[0].dentry = from;
-	s->place[0].mount = mount_of(mount);
-	s->place[1].dentry = to;
-	s->place[1].mount = mount_of(mount2);
-	change_judge(ctx, s, c, stamp);
-	return 0;
+	if (!change_begin(&change, operation))
+		return change_failed(&change);
+	change.s->objects = 2;
+	change.s->classes[0] = class;
+	change.s->classes[1] = class2;
+	change.s->place[0].dentry = from;
+	change.s->place[0].mount = mount_of(mount);
+	change.s->place[1].dentry = to;
+	change.s->place[1].mount = mount_of(mount2);
+	change_judge(ctx, change.s, change.c, change.stamp, 2);
+	return change_end(&change);
 }
 
 /* Both ends count: the old name goes, the new one is written. */
@@ -230,13 +258,13 @@ HOOK(path_rename, struct path *old_dir, struct dentry *old_dentry, struct path *
 			   OPERATION_CLASS_REMOVE, OPERATION_CLASS_RENAME);
 }
 
-/* Only the new name is judged: the old one stays as it is. */
+/* Both ends count here as well: through the new name the old object can be changed. */
 HOOK(path_link, struct dentry *old_dentry, struct path *new_dir, struct dentry *new_dentry)
 {
 	u64 mount = FIELD(struct path, new_dir, mnt);
 
-	return pair_change(ctx, mount, (u64)old_dentry, mount, (u64)new_dentry, OPERATION_LINK, 0,
-			   OPERATION_CLASS_LINK);
+	return pair_change(ctx, mount, (u64)old_dentry, mount, (u64)new_dentry, OPERATION_LINK,
+			   OPERATION_CLASS_LINK, OPERATION_CLASS_LINK);
 }
 
 HOOK(path_chmod, struct path *path, umode_t mode)
@@ -275,22 +303,8 @@ HOOK(move_mount, struct path *from, struct path *to)
 
 HOOK(sb_umount, struct vfsmount *mount)
 {
-	struct rote_task_stamp *stamp = task_stamp();
-	struct rote_container *c;
-	struct rote_scratch *s;
-
-	if (!stamp)
-		return 0;
-	c = stamp_container(stamp);
-	if (!c)
-		return 0;
-	s = change_begin(c, OPERATION_UNMOUNT);
-	if (!s)
-		return 0;
-	s->place[0].dentry = FIELD(struct vfsmount, mount, mnt_root);
-	s->place[0].mount = mount_of((u64)mount);
-	change_judge(ctx, s, c, stamp);
-	return 0;
+	return entry_change(ctx, (u64)mount, FIELD(struct vfsmount, mount, mnt_root),
+			    OPERATION_UNMOUNT, 0);
 }
 
 HOOK(sb_pivotroot, struct path *old_path, struct path *new_path)

@@ -12,7 +12,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SIZE = re.compile(r"(\d+)([KMG]?)i?B?", re.IGNORECASE)
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-ATTACHMENTS = ("auto", "lsm", "fentry", "tracepoint")
+ATTACHMENTS = ("auto", "lsm", "fmod-ret", "tracepoint")
 _RING_MIN, _RING_MAX = 64 << 10, 1 << 30
 
 

@@ -48,6 +48,9 @@ class Operation(enum.IntEnum):
     MOUNT = 70
     UNMOUNT = 71
     PIVOT_ROOT = 72
+    TRACE = 80  # ptrace, process_vm_writev, /proc/PID/mem: the path is the traced program
+    LOAD_CODE = 81  # a kernel module, a kernel to boot
+    RECEIVE = 82  # a writable descriptor came in over a socket or by pidfd_getfd
 
 
 class OperationClass(enum.IntFlag):
@@ -56,11 +59,13 @@ class OperationClass(enum.IntFlag):
     WRITE = 1  # open for write, create, truncate, write, shared writable mapping
     REMOVE = 2  # unlink, rmdir, the old name of a rename
     RENAME = 4  # the new name of a rename
-    LINK = 8  # link, symlink: the new name
+    LINK = 8  # link: both names; symlink: the new name
     MKDIR = 16
     MKNOD = 32
     ATTRIBUTES = 64  # chmod, chown, extended attributes
     MOUNT = 128
+    TRACE = 256
+    LOAD_CODE = 512
 
 
 class Origin(enum.IntEnum):
@@ -110,6 +115,9 @@ class EventFlag(enum.IntFlag):
     TTY = 64  # the process has a controlling terminal
     DIRECTORY = 128
     PENDING = 256  # the container had no model when the kernel looked
+    KILLED = 512  # the acting process got SIGKILL
+    BEFORE = 1024  # EXEC: refused or reported before it was complete; nothing runs yet
+    ON_ERROR = 2048  # refused because it could not be judged
 
 
 @dataclass(slots=True)

@@ -15,7 +15,10 @@ from pathlib import Path
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280}
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT = 1, 2, 3, 4
-PROG_LOAD, _OBJ_PIN, _OBJ_GET, _RAW_TRACEPOINT_OPEN = 5, 6, 7, 17
+PROG_LOAD, _OBJ_PIN, _OBJ_GET, _OBJ_INFO, _RAW_TRACEPOINT_OPEN = 5, 6, 7, 15, 17
+_INFO_SIZE = 256
+_INFO_ID = 4  # offset in struct bpf_map_info and struct bpf_prog_info
+_INFO_VERIFIED = 216  # offset of verified_insns in struct bpf_prog_info, since 5.16
 ATTR_SIZE = 128
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -61,8 +64,24 @@ def get(path: Path) -> int:
     return call(_OBJ_GET, _attr("=QII", ctypes.addressof(name), 0, 0))
 
 
+def _info(fd: int) -> bytes:
+    info = ctypes.create_string_buffer(_INFO_SIZE)
+    call(_OBJ_INFO, _attr("=IIQ", fd, _INFO_SIZE, ctypes.addressof(info)))
+    return info.raw
+
+
+def object_id(fd: int) -> int:
+    """The kernel's number of a map or program."""
+    return int(struct.unpack_from("=I", _info(fd), _INFO_ID)[0])
+
+
+def verified_instructions(fd: int) -> int:
+    """How many instructions the verifier looked at; 0 before kernel 5.16."""
+    return int(struct.unpack_from("=I", _info(fd), _INFO_VERIFIED)[0])
+
+
 def attach(program_fd: int, tracepoint: str | None = None) -> int:
-    """Attach a raw tracepoint program by name, or an LSM or fentry program to its own function.
+    """Attach a raw tracepoint program by name, or an LSM or fmod_ret program to its own function.
 
     Returns:
         The descriptor of the link. Closing it detaches, unless it is pinned.

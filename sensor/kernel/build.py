@@ -33,10 +33,10 @@ from sensor.kernel.syscalls import syscall_table
 from sensor.kernel.unit import unit_text
 from sensor.paths import MARKS
 
-ATTACH_NUMBERS = {"tracepoint": 0, "fentry": 1, "lsm": 2}
+ATTACH_NUMBERS = {"tracepoint": 0, "fmod-ret": 1, "lsm": 2}
 REFUSALS: dict[str, Callable[[], str | None]] = {
     "lsm": lsm_refused,
-    "fentry": trampolines_refused,
+    "fmod-ret": trampolines_refused,
     "tracepoint": lambda: None,
 }
 _RAW_TRACEPOINT, _TRACING, _LSM = 17, 26, 29  # enum bpf_prog_type
@@ -44,13 +44,17 @@ _RAW_TRACEPOINT, _TRACING, _LSM = 17, 26, 29  # enum bpf_prog_type
 # Without these Rote would miss whole classes of behaviour, so their absence is an error.
 MANDATORY = (
     "sched_process_exec", "sched_process_fork", "sched_process_exit", "cgroup_mkdir",
-    "cgroup_rmdir", "sys_exit", "file_open", "path_rename", "path_unlink",
+    "cgroup_rmdir", "sys_exit", "file_open", "path_rename", "path_unlink", "bprm_check_security",
+    "mmap_file",
 )  # fmt: skip
+# A program on every write of the host: the daemon attaches it only while it is needed.
+ON_DEMAND = "file_permission"
+_OWN_PROGRAM = 1 << 31  # OWN_PROGRAM in bpf/maps.h
 _SELFTEST = "task_rename"
 _PR_SET_NAME = 15
 _MAPS = (
     "events", "containers", "tasks", "resolved", "counts", "edges", "exec_keys", "write_keys",
-    "names", "probes", "judged", "syscalls", "settings", "bytes",
+    "names", "probes", "judged", "own_objects", "syscalls", "settings", "bytes",
 )  # fmt: skip
 
 
@@ -67,6 +71,7 @@ class Builder:
         self.request = request
         self.missing: list[tuple[str, str]] = []
         self.links: dict[str, int] = {}
+        self.verified: dict[str, int] = {}
 
     def build(self) -> dict[str, Any]:
         """Try the candidates in order; the answer for the daemon.
@@ -80,7 +85,7 @@ class Builder:
         bcc = _import_bcc()
         notes: list[str] = []
         for attach in self.request["attach"]:
-            self.missing, self.links = [], {}
+            self.missing, self.links, self.verified = [], {}, {}
             # Asked first, because a whole compile is a dear way to hear no.
             refused = REFUSALS[attach]()
             if refused:
@@ -95,6 +100,7 @@ class Builder:
             return {
                 "attach": attach,
                 "hooks": sorted(self.links),
+                "verified": self.verified,
                 "missing": self.missing,
                 "notes": notes,
                 "bcc": bcc.__version__,
@@ -119,17 +125,30 @@ class Builder:
         }
         self._selftest(module, programs.pop(_SELFTEST)[0])
         pins = Path(self.request["pins"])
-        for directory in (pins / "maps", pins / "links"):
+        for directory in (pins / "maps", pins / "programs", pins / "links"):
             directory.mkdir(parents=True, exist_ok=True)
+        self._note_own(maps, programs)
         for name, fd in maps.items():
             bpf.pin(fd, pins / "maps" / name)
         for hook, (fd, kind) in programs.items():
+            if hook == ON_DEMAND:
+                bpf.pin(fd, pins / "programs" / hook)
+                continue
             try:
                 self.links[hook] = bpf.attach(fd, hook if kind == _RAW_TRACEPOINT else None)
             except OSError as error:
                 self._refused(hook, f"attach: {error.strerror}")
                 continue
             bpf.pin(self.links[hook], pins / "links" / hook)
+
+    def _note_own(self, maps: dict[str, int], programs: dict[str, tuple[int, int]]) -> None:
+        """Let the guard know which maps and programs are Rote's."""
+        own = bpf.Map(os.dup(maps["own_objects"]), 4, 4)
+        for fd in maps.values():
+            own.update(bpf.object_id(fd).to_bytes(4, "little"), bytes(4))
+        for fd, _ in programs.values():
+            own.update((bpf.object_id(fd) | _OWN_PROGRAM).to_bytes(4, "little"), bytes(4))
+        own.close()
 
     def _compile(self, bcc: Any, attach: str) -> Any:
         bcc.BPF._trace_autoload = lambda _: None  # noqa: SLF001 - the only way not to attach
@@ -159,14 +178,15 @@ class Builder:
 
     def _load(self, module: Any, name: bytes) -> Iterator[tuple[str, int, int]]:
         prefix, _, hook = name.decode().partition("__")
-        kind = {"raw_tracepoint": _RAW_TRACEPOINT, "lsm": _LSM, "kfunc": _TRACING}[prefix]
-        hook = hook.removeprefix("vmlinux__").removeprefix("security_")
+        kind = {"raw_tracepoint": _RAW_TRACEPOINT, "lsm": _LSM, "kmod_ret": _TRACING}[prefix]
+        hook = _hook_name(hook)
         with _captured_stderr() as output:
             try:
                 function = module.load_func(name, kind)
             except Exception:  # noqa: BLE001 - bcc raises the bare class
                 self._refused(hook, _verifier_reason(output()))
                 return
+        self.verified[hook] = bpf.verified_instructions(function.fd)
         yield hook, function.fd, kind
 
     def _refused(self, hook: str, reason: str) -> None:
@@ -235,7 +255,7 @@ class _RefusedError(Exception):
 def remove_pins(directory: Path) -> list[str]:
     """Remove a directory of pins, links first; what was removed."""
     removed = []
-    for part in ("links", "maps"):
+    for part in ("links", "programs", "maps"):
         for path in sorted((directory / part).glob("*")):
             path.unlink()
             removed.append(f"{part}/{path.name}")
@@ -260,8 +280,14 @@ def byte_kind(byte: int) -> int:
 
 
 def _mandatory_first(name: bytes) -> tuple[bool, bytes]:
-    hook = name.decode().partition("__")[2].removeprefix("vmlinux__").removeprefix("security_")
+    hook = _hook_name(name.decode().partition("__")[2])
     return hook not in ("file_open", "sys_exit"), name
+
+
+def _hook_name(function: str) -> str:
+    """What people call a hook, whichever way it is attached: the LSM's name for it."""
+    hook = function.removeprefix("vmlinux__").removeprefix("security_")
+    return "bprm_check_security" if hook == "bprm_check" else hook
 
 
 def _import_bcc() -> Any:

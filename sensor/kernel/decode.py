@@ -30,8 +30,7 @@ class Record:
 
     event: Event
     program_node: int  # EXEC: of the caller; FILE: of the acting program; 0 unknown
-    new_program: str  # EXEC: path of the program that now runs
-    parent_path: str  # program of the parent process
+    caller_path: str  # program of the calling process; after an exec of its parent
 
 
 class Decoder:
@@ -66,7 +65,7 @@ class Decoder:
             event = Event(
                 EventKind(kind), time_ns, cgroup_id, Operation.EXEC, path=os.fsdecode(text)
             )
-            return Record(event, 0, "", "")
+            return Record(event, 0, "")
         parts: list[str] = []
         start = 0
         for end in ends[:-1]:
@@ -93,6 +92,7 @@ class Decoder:
             flags=EventFlag(flags),
             open_flags=open_flags,
             model=model,
+            action="denied" if error else "killed" if flags & EventFlag.KILLED else "none",
             errno=-error if error < 0 else 0,
             base=(base_device, base_inode),
             base2=(base2_device, base2_inode),
@@ -103,9 +103,11 @@ class Decoder:
         )
         if kind == EventKind.EXEC:
             event.path = path
+            if flags & EventFlag.BEFORE:
+                return Record(event, program_node, program)
             if operation == Operation.SCRIPT:
                 event.path2 = join(path2, name2)
-            return Record(event, program_node, path, parent)
+            return Record(event, program_node, parent)
         event.program = program
         event.parent_program = parent
         if walk_end == WalkEnd.BY_NAME:
@@ -113,7 +115,7 @@ class Decoder:
             event.path2 = join(path2, name2) if name2 else ""
         else:
             event.path, event.path2 = path, path2
-        return Record(event, program_node, "", parent)
+        return Record(event, program_node, parent)
 
 
 def _argv(text: bytes) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from sensor.kernel.helper_ids import HELPER_IDS
 from sensor.kernel.unit import fingerprint
 
 BTF = Path("/sys/kernel/btf/vmlinux")
-_VERSION = 4  # of what is made here; part of the cache key
+_VERSION = 5  # of what is made here; part of the cache key
 
 # Structures the programs look into. What these hold by value is kept too.
 ROOTS = (
@@ -38,6 +38,7 @@ ROOTS = (
     "fdtable", "file", "files_struct", "fs_struct", "inode", "kernfs_node", "linux_binprm",
     "mm_struct", "mnt_namespace", "mount", "nsproxy", "path", "pt_regs", "signal_struct",
     "super_block", "task_struct", "thread_info", "vfsmount", "vm_area_struct", "bpf_map_def",
+    "bpf_map", "bpf_prog", "bpf_prog_aux",
     "bpf_stack_build_id", "__sk_buff", "sk_buff", "bpf_perf_event_data", "xdp_md",
 )  # fmt: skip
 

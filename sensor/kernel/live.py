@@ -16,13 +16,14 @@ from typing import Any, Protocol
 import orjson
 
 from sensor.errors import KernelSupportError
-from sensor.events import Event, EventKind, Operation, WalkEnd
+from sensor.events import Event, EventFlag, EventKind, Operation, WalkEnd
 from sensor.kernel import bpf
 from sensor.kernel.build import remove_pins
 from sensor.kernel.decode import Decoder, Record, applet_of
 from sensor.kernel.headers import btf_bytes
 from sensor.kernel.layout import check_mirrors, header
 from sensor.kernel.port import (
+    ERROR_CAUSES,
     NODE_PROGRAMS,
     NODE_RUNTIME,
     Attachment,
@@ -41,7 +42,7 @@ from sensor.kernel.unit import fingerprint, unit_text
 _BUILD_SECONDS = 300  # an emulated machine needs most of a minute
 _NAME_HOLDS_NS = 60 * 10**9
 _REMEMBERED_PROGRAMS = 16384
-_GUARANTEE = {"lsm": "detect", "fentry": "detect", "tracepoint": "detect"}
+_GUARANTEE = {"lsm": "deny", "fmod-ret": "deny", "tracepoint": "kill"}
 
 
 class KernelSettings(Protocol):
@@ -206,6 +207,10 @@ class LiveKernel:
         event.program, event.program_applet = self._caller(record)
         if event.operation is Operation.MAP_EXEC:
             return (event,)  # the process goes on to run what it ran
+        if event.flags & EventFlag.BEFORE:
+            if event.operation is Operation.EXEC:
+                event.applet = applet_of(event.path, event.argv)
+            return (event,)  # as long as it is not complete it runs what it ran
         event.applet = applet_of(event.path, event.argv)
         self._remember(event.exec_id, event.path, event.applet)
         if event.operation is not Operation.SCRIPT:
@@ -217,7 +222,7 @@ class LiveKernel:
             return "", ""
         if record.program_node:
             return self._program(record.program_node)
-        return self._programs.get(record.event.caller_exec_id) or (record.parent_path, "")
+        return self._programs.get(record.event.caller_exec_id) or (record.caller_path, "")
 
     def _remember(self, exec_id: int, path: str, applet: str) -> None:
         self._programs[exec_id] = path, applet
@@ -414,7 +419,9 @@ class LiveKernel:
                 lost=n["lost"],
                 truncated=n["truncated"],
                 known=n["known"],
-                errors=tuple(n[f"errors[{i}]"] for i in range(4)),
+                refused=n["refused"],
+                suppressed=n["suppressed"],
+                errors=tuple(n[f"errors[{i}]"] for i in range(len(ERROR_CAUSES))),
             )
         return result
 
@@ -549,4 +556,4 @@ def _candidates() -> list[str]:
     names: str = ""
     with contextlib.suppress(OSError):
         names = Path("/sys/kernel/security/lsm").read_text(encoding="utf-8")
-    return [*(["lsm"] if "bpf" in names.split(",") else []), "fentry", "tracepoint"]
+    return [*(["lsm"] if "bpf" in names.split(",") else []), "fmod-ret", "tracepoint"]

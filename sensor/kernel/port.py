@@ -46,6 +46,8 @@ class ContainerFlag(enum.IntFlag):
     NO_SESSIONS = 2  # whoever enters is the service (plain cgroups)
     WATCHED = 4  # user space has taken it up; absent: found by the kernel, identity pending
     ALIAS = 8  # a cgroup below a container's own
+    PREVENT = 16  # what the model does not know is refused
+    ERROR_ALLOW = 32  # with PREVENT: what cannot be judged is allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,13 @@ class NameEntry:
     second: bool = False  # the second name of a rename or link, or a script's
 
 
-ERROR_CAUSES = ("scratch", "task_map", "container_map", "read")  # enum rote_error_cause
+ERROR_CAUSES = (
+    "scratch",
+    "task_map",
+    "container_map",
+    "read",
+    "unresolved",
+)  # enum rote_error_cause
 
 
 @dataclass(slots=True)
@@ -102,8 +110,10 @@ class ContainerCounters:
     events: int = 0  # handed over
     lost: int = 0  # could not be handed over: the ring was full
     truncated: int = 0  # paths cut or too deep
-    errors: tuple[int, ...] = (0, 0, 0, 0)  # by ERROR_CAUSES
+    errors: tuple[int, ...] = (0,) * len(ERROR_CAUSES)
     known: int = 0  # judged known, and so silent
+    refused: int = 0  # denied or killed
+    suppressed: int = 0  # of these: not told, because too many came at once
 
     def __add__(self, other: ContainerCounters) -> ContainerCounters:
         return ContainerCounters(
@@ -112,6 +122,8 @@ class ContainerCounters:
             truncated=self.truncated + other.truncated,
             errors=tuple(a + b for a, b in zip(self.errors, other.errors, strict=True)),
             known=self.known + other.known,
+            refused=self.refused + other.refused,
+            suppressed=self.suppressed + other.suppressed,
         )
 
 
@@ -119,7 +131,7 @@ class ContainerCounters:
 class Attachment:
     """How Rote is attached to this kernel."""
 
-    mode: str  # "lsm", "fmod_ret", "fentry", "tracepoint", "replay"
+    mode: str  # "lsm", "fmod-ret", "tracepoint", "replay"
     hooks: tuple[str, ...] = ()
     missing: tuple[tuple[str, str], ...] = ()  # (hook, reason)
     guarantee: str = "detect"

@@ -9,18 +9,18 @@ import struct
 from sensor.kernel import bpf
 
 _TRACING, _LSM = 26, 29  # enum bpf_prog_type
-_TRACE_FENTRY, _LSM_MAC = 24, 27  # enum bpf_attach_type
+_MODIFY_RETURN, _LSM_MAC = 26, 27  # enum bpf_attach_type
 # The program: return zero.
 _RETURN_ZERO = bytes.fromhex("b7000000000000009500000000000000")
 
 
 def trampolines_refused() -> str | None:
-    """Why fentry programs cannot be loaded here, or None when they can.
+    """Why fmod_ret programs cannot be loaded here, or None when they can.
 
     Loads a program of two instructions for ``security_file_open`` and lets it go again; nothing
     is attached.
     """
-    return _load_refused(_TRACING, _TRACE_FENTRY, b"security_file_open")
+    return _load_refused(_TRACING, _MODIFY_RETURN, b"security_file_open")
 
 
 def lsm_refused() -> str | None:

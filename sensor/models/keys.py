@@ -26,6 +26,9 @@ OPERATION_CLASS: dict[Operation, OperationClass] = {
     Operation.MOUNT: OperationClass.MOUNT,
     Operation.UNMOUNT: OperationClass.MOUNT,
     Operation.PIVOT_ROOT: OperationClass.MOUNT,
+    Operation.TRACE: OperationClass.TRACE,
+    Operation.LOAD_CODE: OperationClass.LOAD_CODE,
+    Operation.RECEIVE: OperationClass.WRITE,
 }
 
 
@@ -80,12 +83,13 @@ def exec_key(event: Event) -> ExecKey:
 
 
 def written_paths(event: Event) -> tuple[tuple[str, OperationClass], ...]:
-    """The paths a FILE event changes, each with its kind of change: two for a rename."""
+    """The paths a FILE event changes, each with its kind of change: two for a rename or link."""
     if event.operation is Operation.RENAME:
         return (
             (event.path, OperationClass.REMOVE),
             (event.path2, OperationClass.RENAME),
         )
     if event.operation is Operation.LINK:
-        return ((event.path2, OperationClass.LINK),)
+        # Through the new name the old object can be changed, so both count.
+        return ((event.path, OperationClass.LINK), (event.path2, OperationClass.LINK))
     return ((event.path, OPERATION_CLASS[event.operation]),)

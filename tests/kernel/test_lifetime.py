@@ -93,9 +93,9 @@ def test_refused_attachment_is_one_clear_line(own: KernelTestSettings) -> None:
 
     reason = trampolines_refused()
     if reason is None:
-        kernel = LiveKernel.open(replace(own, attach="fentry"))
-        assert kernel.attachment.mode == "fentry"
+        kernel = LiveKernel.open(replace(own, attach="fmod-ret"))
+        assert kernel.attachment.mode == "fmod-ret"
         kernel.close()
     else:
-        with pytest.raises(KernelSupportError, match=r"fentry: .*trampoline"):
-            LiveKernel.open(replace(own, attach="fentry"))
+        with pytest.raises(KernelSupportError, match=r"fmod-ret: .*trampoline"):
+            LiveKernel.open(replace(own, attach="fmod-ret"))

@@ -70,7 +70,7 @@ def test_the_ring_is_a_power_of_two(size: int) -> None:
 
 def test_choices_are_checked() -> None:
     """A word that is no choice is refused with the choices."""
-    with pytest.raises(UsageError, match="auto, lsm, fentry, tracepoint"):
+    with pytest.raises(UsageError, match="auto, lsm, fmod-ret, tracepoint"):
         Settings(attach="kprobe")
     with pytest.raises(UsageError, match="always or never"):
         Settings(write_probe="sometimes")

@@ -98,7 +98,9 @@ enum rote_event_flag {
 	EVENT_FLAG_PENDING = 256,
 	EVENT_FLAG_KILLED = 512, /* the acting process got SIGKILL */
 	EVENT_FLAG_BEFORE = 1024, /* EXEC: not complete; TEXT_PROGRAM is the caller's program */
-	EVENT_FLAG_ON_ERROR = 2048, /* refused because it could not be judged */
+	EVENT_FLAG_ON_ERROR = 2048, /* refused although known; set by user space, as are the next */
+	EVENT_FLAG_LEFTOVER = 4096,
+	EVENT_FLAG_MAPPED = 8192,
 };
 
 enum rote_label_kind {
@@ -226,6 +228,16 @@ struct rote_container {
 	u32 flags;
 	u32 init_pid; /* first process; 0: none yet */
 	u32 pad;
+};
+
+/* Key of the map of containers that are expected. */
+struct rote_container_id {
+	char digits[64];
+};
+
+struct rote_expected {
+	u32 model;
+	u32 flags;
 };
 
 struct rote_counters {

@@ -46,17 +46,21 @@ static __always_inline struct rote_edge *applet_edge(struct rote_scratch *s, u32
 static __always_inline u32 program_node(struct rote_scratch *s)
 {
 	u32 program = match_program_path(s);
-	u64 argument;
+	u64 mm = FIELD(struct task_struct, bpf_get_current_task(), mm);
+	u64 argument, end;
 	struct rote_edge *edge;
 
 	if (!program || !(s->node_flags & NODE_FLAG_MULTICALL))
 		return program;
-	argument = FIELD(struct mm_struct, FIELD(struct task_struct, bpf_get_current_task(), mm),
-			 arg_start);
+	argument = FIELD(struct mm_struct, mm, arg_start);
+	end = FIELD(struct mm_struct, mm, arg_end);
 	for (u32 i = 0; i < 2; i++) {
 		long size;
 
 		FORGET();
+		/* Without any applet it is the binary itself. */
+		if (i && argument >= end)
+			return program;
 		edge = applet_edge(s, program, argument);
 		if (!edge)
 			return NODE_NONE;

@@ -37,8 +37,8 @@ static __always_inline int is_hex(char c)
 
 /*
  * Whether a cgroup's name ends in a container id, as every runtime writes it: 64 hex digits, bare
- * (cgroupfs driver) or as "<runtime>-<id>.scope" (systemd driver). Podman's monitor has the same
- * id behind "libpod-conmon-" and is no container.
+ * (cgroupfs driver) or as "<runtime>-<id>.scope" (systemd driver); it is left in s->id. Podman's
+ * monitor has the same id behind "libpod-conmon-" and is no container.
  */
 static __always_inline int name_is_container(struct rote_scratch *s, u64 name)
 {
@@ -65,6 +65,7 @@ static __always_inline int name_is_container(struct rote_scratch *s, u64 name)
 		if (!is_hex(s->name.name[at & (NAME_SIZE - 1)]))
 			return 0;
 	}
+	bpf_probe_read_kernel(&s->id, sizeof(s->id), &s->name.name[first & (NAME_SIZE - 1)]);
 	return 1;
 }
 
@@ -128,7 +129,13 @@ RAW_TRACEPOINT_PROBE(cgroup_mkdir)
 	}
 	if (name_is_container(s,
 			      FIELD(struct kernfs_node, FIELD(struct cgroup, cgroup, kn), name))) {
+		struct rote_expected *known = expected.lookup(&s->id);
+
 		fresh.container = id;
+		if (known) {
+			fresh.model = known->model;
+			fresh.flags = known->flags;
+		}
 		counts.update(&id, &none);
 		if (containers.update(&id, &fresh))
 			COUNT_ERROR(NOBODY, ERROR_CONTAINER_MAP);

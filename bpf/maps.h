@@ -21,6 +21,12 @@ BPF_HASH(containers, u64, struct rote_container, 16384);
 #define EXEC_ID_ADOPTED (1ULL << 63)
 #define EXEC_ID_ENTERED (1ULL << 62)
 
+/*
+ * Containers that were created but do not run yet: their model, so that they are judged from their
+ * first instruction. U writes, K reads; a cache: user space names the model again when it runs.
+ */
+BPF_TABLE("lru_hash", struct rote_container_id, struct rote_expected, expected, 4096);
+
 /* pid → stamp. K writes (fork, exec, exit), U writes (processes older than us), K reads. */
 BPF_HASH(tasks, u32, struct rote_task_stamp, 131072);
 

@@ -120,6 +120,7 @@ struct rote_scratch {
 	u64 argument[6];
 	struct rote_name_key name;
 	struct rote_probe_key probe;
+	struct rote_container_id id;
 	char canonical[2 * NAME_SIZE];
 	u64 zero[NAME_SIZE / 8]; /* never written */
 };

@@ -13,6 +13,8 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 6048
 _SIZE = re.compile(r"(\d+)([KMG]?)i?B?", re.IGNORECASE)
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 ATTACHMENTS = ("auto", "lsm", "fmod-ret", "tracepoint")
+WRITE_PROBES = ("auto", "always", "never")
+ON_ERROR = ("deny", "allow")
 _RING_MIN, _RING_MAX = 64 << 10, 1 << 30
 
 
@@ -54,7 +56,10 @@ class Settings:
     audit_window_seconds: float = 60.0
     audit_keep: int = 1_000_000
     attach: str = "auto"
-    write_probe: str = "always"
+    write_probe: str = "auto"
+    prevent: tuple[str, ...] = ()  # globs over names and images of containers
+    on_error: str = "deny"  # under prevention, what cannot be judged
+    canary_seconds: float = 60.0  # between two tries of what must be refused; 0: never
     ring_size: int = 8 << 20
     runtimes: tuple[str, ...] = ("auto",)
     watches: tuple[str, ...] = ()
@@ -66,8 +71,12 @@ class Settings:
     def __post_init__(self) -> None:
         if self.attach not in ATTACHMENTS:
             raise UsageError(f"attach {self.attach!r}: expected one of {', '.join(ATTACHMENTS)}")
-        if self.write_probe not in ("always", "never"):
-            raise UsageError(f"write probe {self.write_probe!r}: expected always or never")
+        if self.write_probe not in WRITE_PROBES:
+            raise UsageError(
+                f"write probe {self.write_probe!r}: expected one of {', '.join(WRITE_PROBES)}"
+            )
+        if self.on_error not in ON_ERROR:
+            raise UsageError(f"on error {self.on_error!r}: expected one of {', '.join(ON_ERROR)}")
         size = self.ring_size
         if size & (size - 1) or not _RING_MIN <= size <= _RING_MAX:
             raise UsageError(f"ring size {size}: expected a power of two from 64K to 1G")

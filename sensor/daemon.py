@@ -36,6 +36,7 @@ from sensor.models.learning import LearningSettings
 from sensor.models.registry import ModelRegistry
 from sensor.models.store import ModelStore
 from sensor.pipeline import Pipeline
+from sensor.rules.policy import Policy
 
 _log = logging.getLogger("rote.daemon")
 _TICK_SECONDS = 1.0
@@ -90,7 +91,15 @@ class Daemon:
             kernel = self._open_kernel(settings)
             stack.callback(kernel.close)
             channels = Channels(self._channels())
-            pipeline = Pipeline(kernel, models, audits, channels, keep_audits=settings.audit_keep)
+            pipeline = Pipeline(
+                kernel,
+                models,
+                audits,
+                channels,
+                policy=Policy(settings.prevent, allow_on_error=settings.on_error == "allow"),
+                write_probe=settings.write_probe,
+                keep_audits=settings.audit_keep,
+            )
             registry = Registry(runtimes(settings), settings.watches, pipeline.on_container)
             pipeline.registry = registry
             self.pipeline = pipeline

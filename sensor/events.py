@@ -117,7 +117,9 @@ class EventFlag(enum.IntFlag):
     PENDING = 256  # the container had no model when the kernel looked
     KILLED = 512  # the acting process got SIGKILL
     BEFORE = 1024  # EXEC: refused or reported before it was complete; nothing runs yet
-    ON_ERROR = 2048  # refused because it could not be judged
+    ON_ERROR = 2048  # refused although the model knows it: it could not be judged
+    LEFTOVER = 4096  # not an act: what was open before prevention began (user space)
+    MAPPED = 8192  # with LEFTOVER: a mapping, which cannot be refused any more (user space)
 
 
 @dataclass(slots=True)

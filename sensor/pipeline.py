@@ -10,7 +10,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,22 @@ from sensor.channels.channel import Channels
 from sensor.containers.container import Container
 from sensor.containers.registry import ContainerChange, Registry
 from sensor.errors import StateError
-from sensor.events import Actor, Event, EventKind
+from sensor.events import Actor, Event, EventFlag, EventKind, Operation, WalkEnd
 from sensor.kernel.port import ERROR_CAUSES, ContainerCounters, ContainerFlag, Kernel
 from sensor.models.model import Judgement, Model, ModelState, Verdict
 from sensor.models.registry import ModelRegistry
 from sensor.responses.knowledge import Knowledge
-from sensor.rules.default import decide
+from sensor.responses.prevent import Leftover, Prevention, is_late
+from sensor.rules.policy import Policy
 from sensor.waiting import WaitingRoom
 
 _log = logging.getLogger("rote.pipeline")
 _BATCH = 4096
 _FLUSH_SECONDS = 5.0
 _PRUNE_SECONDS = 600.0
+_LOOK_SECONDS = 10.0
+_EXPECTED_MAX = 4096  # as many as the kernel side remembers
+_RETIRE_SECONDS = 30.0  # by then every runtime that answers has named its containers
 
 
 @dataclass(slots=True)
@@ -60,6 +64,9 @@ class Watched:
     running_before: bool
     lost: int = 0
     counted: int = 0  # of what the kernel says was lost, how much is in ``lost``
+    flags: ContainerFlag = ContainerFlag(0)  # as the kernel has them
+    flags_were_set: bool = False
+    prevented_ns: int = 0  # since when it is under prevention; 0: it is not
 
 
 class Pipeline:
@@ -70,6 +77,8 @@ class Pipeline:
         models: what is known.
         audits: where deviations are recorded.
         channels: who is told.
+        policy: what deviations lead to.
+        write_probe: when writes are judged one by one: "auto", "always" or "never".
         keep_audits: how many audits are kept.
         clock: seconds since the epoch.
     """
@@ -81,6 +90,8 @@ class Pipeline:
         audits: AuditStore,
         channels: Channels,
         *,
+        policy: Policy | None = None,
+        write_probe: str = "auto",
         keep_audits: int = 1_000_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -91,7 +102,9 @@ class Pipeline:
         self.statistics = Statistics()
         self.registry: Registry | None = None
         self._knowledge = Knowledge(kernel)
-        self._loaded: set[int] = set()
+        self.prevention = Prevention(kernel, self._knowledge, policy or Policy(), write_probe)
+        self._expected: dict[str, Container] = {}  # created, not started
+        self._ignored: set[int] = set()  # cgroups that Rote itself tries things in
         self._waiting = WaitingRoom()
         self._watched: dict[int, Watched] = {}
         self._batch: list[Audit] = []
@@ -101,7 +114,8 @@ class Pipeline:
         self._keep_audits = keep_audits
         self._clock = clock
         self._newest_audit = audits.last_id()
-        self._next_flush = self._next_prune = 0.0
+        self._next_flush = self._next_prune = self._next_look = 0.0
+        self._retire_at = clock() + _RETIRE_SECONDS
         self._draining = False
 
     def drain(self) -> int:
@@ -116,7 +130,7 @@ class Pipeline:
                     self._cgroup_removed(event)
                 elif watched := self._watched.get(event.cgroup_id):
                     self._take(event, watched)
-                else:
+                elif event.cgroup_id not in self._ignored:
                     self._waiting.put(event)
         finally:
             self._draining = False
@@ -134,10 +148,15 @@ class Pipeline:
         judgement = self.models.judge(model, event)
         if judgement.verdict is Verdict.KNOWN:
             self._knowledge.answer(model, event)
+            if event.action != "none":  # a refusal is told, also one that should not have been
+                event.flags |= EventFlag.ON_ERROR
+                self._audit(event, watched, judgement)
             return
         self.statistics.novel += 1
         if model.state is ModelState.ARCHIVED:
             return
+        if watched.prevented_ns and is_late(event, since_ns=watched.prevented_ns):
+            self.prevention.kill_late(event)
         if self._is_audited(model, event, judgement):
             self._audit(event, watched, judgement)
         if model.state is not ModelState.ACTIVE or event.actor is Actor.SESSION:
@@ -162,7 +181,7 @@ class Pipeline:
 
     def _audit(self, event: Event, watched: Watched, judgement: Judgement) -> None:
         model, container = watched.model, watched.container
-        decision = decide(container, event)
+        decision = self.prevention.policy.decide(container)
         if decision.action is Action.IGNORE:
             return
         # While a model is not active, that somebody came in is a remark and no more.
@@ -180,13 +199,21 @@ class Pipeline:
                 known_program=judgement.known_program,
                 rule=decision.rule,
                 action=decision.action,
-                guarantee=Guarantee(self.kernel.attachment.guarantee),
+                guarantee=self._guarantee(event),
                 host=self._host,
                 would=model.state is ModelState.DRY_RUN,
                 parents=programs_above(event.parent_pid) if event.parent_pid else (),
                 severity=Severity.INFO if remark else None,
             )
         )
+
+    def _guarantee(self, event: Event) -> Guarantee:
+        """What this host can really do about such an event."""
+        if event.walk_end is WalkEnd.BY_NAME:
+            return Guarantee.DETECT  # it has happened when it is seen
+        attachment = self.kernel.attachment
+        is_exec = event.kind is EventKind.EXEC
+        return Guarantee(attachment.guarantee if is_exec else attachment.guarantee_files)
 
     def _deliver(self) -> None:
         """Record first, tell then. What cannot be recorded waits in the store and is not shown."""
@@ -227,6 +254,8 @@ class Pipeline:
             if not self._draining:
                 self.drain()  # what it did last may still wait in the ring
             self._forget(change.cgroup_id)
+        elif change.kind == "created":
+            self._expect(change.container)
         elif change.kind == "changed":
             if watched := self._watched.get(change.cgroup_id):
                 watched.container = change.container
@@ -236,42 +265,111 @@ class Pipeline:
 
     def _watch(self, change: ContainerChange) -> None:
         container, cgroup_id = change.container, change.cgroup_id
+        self._expected.pop(container.id, None)
         model = self.models.attach(container, complete=not change.running_before)
-        if model.number not in self._loaded:
+        if not self._knowledge.number(model):
             # Before the kernel judges by it, or everything known would be reported as novel.
             self._knowledge.load(model)
-            self._loaded.add(model.number)
-        flags = ContainerFlag.WATCHED
-        if container.runtime == "cgroup" and container.cgroup_path == container.image.name:
-            flags |= ContainerFlag.NO_SESSIONS
-        if container.host_mount_namespace:
-            flags |= ContainerFlag.HOST_MOUNTS
-        init_pid = container.pid if change.running_before else 0
-        self.kernel.watch(cgroup_id, model=model.number, flags=flags, init_pid=init_pid)
-        for child in change.child_cgroups:
-            self.kernel.alias(child, cgroup_id)
-        for pid in change.pids:
-            session = bool(container.pid) and not descends_from(pid, container.pid)
-            self.kernel.adopt(
-                pid, cgroup_id, session=session and not flags & ContainerFlag.NO_SESSIONS
-            )
-        if container.healthcheck:
-            self.kernel.allow_probe(cgroup_id, container.healthcheck)
         watched = Watched(container, model, change.running_before)
         self._watched[cgroup_id] = watched
+        for child in change.child_cgroups:
+            self.kernel.alias(child, cgroup_id)
+        self._adopt(watched, change.pids)
+        if change.running_before and self.registry is not None:
+            self._adopt(watched, self.registry.pids(cgroup_id))  # what they forked meanwhile
+        if container.healthcheck:
+            self.kernel.allow_probe(cgroup_id, container.healthcheck)
+        self._apply(watched)
         events, lost = self._waiting.take(cgroup_id)
         if lost:
             self._note_lost(watched, lost)
         for event in events:
             self._take(event, watched)
         _log.info(
-            "watching %s (%s), model #%d %s%s",
+            "watching %s (%s), model #%d %s%s%s",
             container.name or container.short_id,
             container.image.reference,
             model.number,
             model.state,
+            ", under prevention" if watched.prevented_ns else "",
             ", it ran before" if change.running_before else "",
         )
+
+    def _adopt(self, watched: Watched, pids: Iterable[int]) -> None:
+        container = watched.container
+        for pid in pids:
+            session = bool(container.pid) and not descends_from(pid, container.pid)
+            session = session and not _flags(container) & ContainerFlag.NO_SESSIONS
+            self.kernel.adopt(pid, container.cgroup_id, session=session)
+
+    def _apply(self, watched: Watched) -> None:
+        """Let the kernel judge a container by its model as it is now, under prevention or not."""
+        container, model = watched.container, watched.model
+        cgroup_id = container.cgroup_id
+        flags = _flags(container) | self.prevention.flags(container, model)
+        strangers = 0
+        begins = bool(flags & ContainerFlag.PREVENT) and not watched.prevented_ns
+        if begins:
+            strangers = self.prevention.settle(cgroup_id)
+        self.kernel.watch(
+            cgroup_id,
+            model=self._knowledge.number(model),
+            flags=flags,
+            init_pid=container.pid if watched.running_before else 0,
+        )
+        watched.flags = flags
+        if begins:
+            # Of a container that began under our eyes everything was under prevention, even what
+            # happened before the kernel was told whose it is.
+            fresh = not watched.running_before and not watched.flags_were_set
+            watched.prevented_ns = 1 if fresh else int(self._clock() * 1e9)
+            for leftover in self.prevention.look_for_leftovers(cgroup_id, model):
+                self._tell_leftover(watched, leftover)
+            if strangers:
+                _log.warning(
+                    "%s: %d processes run programs that its model does not know; what they "
+                    "change is refused",
+                    container.name or container.short_id,
+                    strangers,
+                )
+        elif watched.prevented_ns and not flags & ContainerFlag.PREVENT:
+            watched.prevented_ns = 0
+            self.prevention.forget(cgroup_id)
+        watched.flags_were_set = True
+        self.prevention.set_probe(may_detach=False)
+
+    def _expect(self, container: Container) -> None:
+        """A container was created: judge it from its first instruction, if its model is known."""
+        model = self.models.of_container(container)
+        if model is None or not self.prevention.flags(container, model):
+            return
+        if not self._knowledge.number(model):
+            self._knowledge.load(model)
+        if len(self._expected) >= _EXPECTED_MAX:
+            self._expected.pop(next(iter(self._expected)))
+        self._expected[container.id] = container
+        self.kernel.expect(
+            container.id,
+            model=self._knowledge.number(model),
+            flags=_flags(container) | self.prevention.flags(container, model),
+        )
+
+    def _tell_leftover(self, watched: Watched, leftover: Leftover) -> None:
+        container, now_ns = watched.container, int(self._clock() * 1e9)
+        program, path = leftover.program, leftover.path
+        event = Event(
+            EventKind.FILE,
+            now_ns,
+            container.cgroup_id,
+            Operation.MAP_WRITE if leftover.mapped else Operation.WRITE,
+            path=path,
+            pid=leftover.pid,
+            program=program.path,
+            applet=program.applet,
+            walk_end=WalkEnd.ROOT,
+            flags=EventFlag.LEFTOVER | (EventFlag.MAPPED if leftover.mapped else EventFlag(0)),
+        )
+        self._audit(event, watched, watched.model.judge(event))
 
     def _forget(self, cgroup_id: int) -> None:
         self._count_losses()
@@ -281,6 +379,8 @@ class Pipeline:
         self.kernel.unwatch(cgroup_id)
         if watched is not None:
             self.models.detach(watched.container.id)
+            self.prevention.forget(cgroup_id)
+            self._expect(watched.container)  # it may be started again
             _log.info("%s is gone", watched.container.name or watched.container.short_id)
 
     def tick(self) -> None:
@@ -289,8 +389,15 @@ class Pipeline:
         self._count_losses()
         self._ask_about_strangers()
         for moved in self.models.tick(now):
-            name = self.models.get(moved.model_id).name
-            _log.info("model %s: %s → %s: %s", name, moved.old, moved.new, moved.cause)
+            model = self.models.get(moved.model_id)
+            _log.info("model %s: %s → %s: %s", model.name, moved.old, moved.new, moved.cause)
+            self._apply_all(model)
+        if now >= self._next_look:
+            self._next_look = now + _LOOK_SECONDS
+            complete = now >= self._retire_at
+            self.prevention.look_again(self._model_under_prevention, complete=complete)
+            if complete:
+                self._retire()
         if now >= self._next_flush:
             self._next_flush = now + _FLUSH_SECONDS
             self.flush()
@@ -301,6 +408,25 @@ class Pipeline:
             except StateError as error:
                 _log.error("%s", error)
         self._deliver()
+
+    def _model_under_prevention(self, cgroup_id: int) -> Model | None:
+        watched = self._watched.get(cgroup_id)
+        return watched.model if watched is not None and watched.prevented_ns else None
+
+    def _retire(self) -> None:
+        """Let go of what earlier daemons left, once all containers are judged by our models."""
+        self._knowledge.drop_unused()
+        if self.kernel.retire():
+            _log.info("what an earlier version had attached is removed")
+
+    def _apply_all(self, model: Model) -> None:
+        for watched in self._watched.values():
+            if watched.model.id == model.id:
+                watched.model = model
+                self._apply(watched)
+        for container in list(self._expected.values()):
+            if container.model_id == model.id:
+                self._expect(container)
 
     def _ask_about_strangers(self) -> None:
         """Events may wait for a container whose creation nobody saw: ask who it is."""
@@ -354,18 +480,22 @@ class Pipeline:
         )
 
     def forget_model(self, model: Model) -> None:
-        """Take a model out of the kernel: what it knew is novel again."""
+        """Take a model that judges nothing any more out of the kernel."""
+        self._apply_all(model)
         self._knowledge.forget(model)
-        self._loaded.discard(model.number)
 
     def reload_model(self, model: Model) -> None:
-        """Put a model into the kernel anew, after it was changed from outside the loop."""
-        self.forget_model(model)
-        self._knowledge.load(model)
-        self._loaded.add(model.number)
-        for watched in self._watched.values():
-            if watched.model.number == model.number:
-                watched.model = model
+        """Put a model into the kernel anew, after it was changed from outside the loop.
+
+        Beside the old one: no container is without a model in between.
+        """
+        old = self._knowledge.load(model)
+        self._apply_all(model)
+        self._knowledge.drop(old)
+
+    def ignore(self, cgroup_id: int) -> None:
+        """Say that a cgroup is Rote's own: what happens in it is nobody's business."""
+        self._ignored.add(cgroup_id)
 
     def status(self) -> dict[str, Any]:
         """Everything `rote status` shows, as plain values."""
@@ -383,6 +513,15 @@ class Pipeline:
                 "errors": dict(zip(ERROR_CAUSES, totals.errors, strict=True)),
             },
             "containers": len(self._watched),
+            "prevention": {
+                "containers": sum(bool(w.prevented_ns) for w in self._watched.values()),
+                "globs": list(self.prevention.policy.prevent),
+                "on_error": "allow" if self.prevention.policy.allow_on_error else "deny",
+                "refused": totals.refused,
+                "suppressed": totals.suppressed,
+                "write_probe": self.prevention.probe_on,
+                "holding": self.prevention.holding,
+            },
             "models": {state: states.count(state) for state in sorted(set(states))},
             "waiting": len(self._waiting),
             "given_up": self._waiting.given_up,
@@ -414,6 +553,8 @@ class Pipeline:
                     "cgroup": container.cgroup_path,
                     "model": watched.model.number,
                     "model_state": str(watched.model.state),
+                    "prevented": bool(watched.prevented_ns),
+                    "refused": counters.refused,
                     "complete": not watched.running_before,
                     "known": counters.known,
                     "events": counters.events,
@@ -423,6 +564,15 @@ class Pipeline:
                 }
             )
         return sorted(rows, key=lambda row: str(row["name"]))
+
+
+def _flags(container: Container) -> ContainerFlag:
+    flags = ContainerFlag.WATCHED
+    if container.runtime == "cgroup" and container.cgroup_path == container.image.name:
+        flags |= ContainerFlag.NO_SESSIONS
+    if container.host_mount_namespace:
+        flags |= ContainerFlag.HOST_MOUNTS
+    return flags
 
 
 def _is_hard(event: Event) -> bool:

@@ -9,7 +9,7 @@ Everything after the ring runs on it without root. Rote's own tests do, and your
     pipeline.drain()
 
 It keeps silent about what its tables know, by the rules of ``bpf/match.bpf.c``,
-``exec_is_known()`` and ``change_judge()``, and so shows a key that never came down: the event
+``exec_known()`` and ``change_judge()``, and so shows a key that never came down: the event
 comes again. It differs from the real kernel in four ways:
 
 * programs are found by the path the event names, not by a stamp on the process, as if every stamp
@@ -21,6 +21,7 @@ comes again. It differs from the real kernel in four ways:
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import defaultdict, deque
 from collections.abc import Iterable
@@ -52,6 +53,7 @@ from sensor.kernel.port import (
     LabelKind,
     NameEntry,
     NodeFlag,
+    Process,
     WriteEntry,
 )
 from sensor.models.keys import Program, written_paths
@@ -75,7 +77,7 @@ class ReplayKernel:
     """
 
     def __init__(self, *, capacity: int = 1 << 20, guarantee: str = "detect") -> None:
-        self.attachment = Attachment(mode="replay", guarantee=guarantee)
+        self.attachment = Attachment(mode="replay", guarantee=guarantee, guarantee_files=guarantee)
         self.calls: list[Call] = []  # (method, arguments) of each call, in order
         self.fed: list[Event] = []  # everything fed, known or not, lost or not
         self.watched: dict[int, tuple[int, ContainerFlag]] = {}  # cgroup → (model, flags)
@@ -83,8 +85,8 @@ class ReplayKernel:
         self.adopted: dict[int, tuple[int, bool]] = {}  # pid → (cgroup, session)
         self.resolved: dict[int, int] = {}  # execution → program
         self.probes: dict[int, tuple[str, ...]] = {}
-        self.executions: set[ExecEntry] = set()
-        self.writes: dict[tuple[int, int], int] = {}  # (node, program) → operations
+        self.known_executions: set[ExecEntry] = set()
+        self.known_writes: dict[tuple[int, int], int] = {}  # (node, program) → operations
         self.names: set[NameEntry] = set()
         self._edges: dict[tuple[int, LabelKind, bytes], Edge] = {}
         self._counters: dict[int, ContainerCounters] = defaultdict(ContainerCounters)
@@ -101,7 +103,7 @@ class ReplayKernel:
         cgroup_id = self.aliases.get(event.cgroup_id, event.cgroup_id)
         if event.kind in (EventKind.CGROUP_CREATED, EventKind.CGROUP_REMOVED):
             return self._put(event, cgroup_id)
-        model, _ = self.watched.get(cgroup_id, (0, ContainerFlag(0)))
+        model, flags = self.watched.get(cgroup_id, (0, ContainerFlag(0)))
         if event.kind is EventKind.FILE and event.walk_end in _SILENT_ENDS:
             return False  # pipes and sockets are no objects, backing files were judged above
         event = replace(
@@ -114,7 +116,19 @@ class ReplayKernel:
         if model and self._is_known(event, model):
             self._counters[cgroup_id].known += 1
             return False
+        if model and flags & ContainerFlag.PREVENT and event.walk_end is not WalkEnd.BY_NAME:
+            self._refuse(event)
+            self._counters[cgroup_id].refused += 1
         return self._put(event, cgroup_id)
+
+    def _refuse(self, event: Event) -> None:
+        if self.attachment.guarantee == "deny":
+            event.action, event.errno = "denied", errno.EPERM
+            if event.kind is EventKind.EXEC:
+                event.flags |= EventFlag.BEFORE
+        elif self.attachment.guarantee == "kill":
+            event.action = "killed"
+            event.flags |= EventFlag.KILLED
 
     def _put(self, event: Event, cgroup_id: int) -> bool:
         if len(self._ring) >= self._capacity:
@@ -158,7 +172,13 @@ class ReplayKernel:
             return False
         program = self.program_node(Program(event.path, event.applet))
         entry = ExecEntry(model, event.program_node, program, int(event.origin), int(event.actor))
-        return bool(program) and entry in self.executions
+        if not program:
+            return False
+        if entry.actor != Actor.SERVICE and event.program:
+            # Sessions and probes may do what the service does; coming in is not that.
+            service = replace(entry, actor=int(Actor.SERVICE))
+            return entry in self.known_executions or service in self.known_executions
+        return entry in self.known_executions
 
     def _change_is_known(self, event: Event, model: int) -> bool:
         if not event.program_node:
@@ -199,9 +219,9 @@ class ReplayKernel:
         for part in parts:
             edge = self._step(node, flags, part)
             if edge is None:
-                return self.writes.get((node, program), 0) >> _BELOW_SHIFT
+                return self.known_writes.get((node, program), 0) >> _BELOW_SHIFT
             node, flags = edge.node, edge.flags
-        return self.writes.get((node, program), 0) & ((1 << _BELOW_SHIFT) - 1)
+        return self.known_writes.get((node, program), 0) & ((1 << _BELOW_SHIFT) - 1)
 
     def _step(self, node: int, flags: NodeFlag, part: bytes) -> Edge | None:
         edge = self._edges.get((node, LabelKind.EXACT, part))
@@ -303,27 +323,54 @@ class ReplayKernel:
         """See ``Kernel.put_exec``."""
         for entry in entries:
             self._note("put_exec", entry=entry)
-            self.executions.add(entry)
+            self.known_executions.add(entry)
 
     def drop_exec(self, entries: Iterable[ExecEntry]) -> None:
         """See ``Kernel.drop_exec``."""
         for entry in entries:
             self._note("drop_exec", entry=entry)
-            self.executions.discard(entry)
+            self.known_executions.discard(entry)
 
     def put_write(self, entries: Iterable[WriteEntry]) -> None:
         """See ``Kernel.put_write``."""
         for entry in entries:
             self._note("put_write", entry=entry)
             if entry.operations:
-                self.writes[entry.node, entry.program] = entry.operations
+                self.known_writes[entry.node, entry.program] = entry.operations
             else:
-                self.writes.pop((entry.node, entry.program), None)
+                self.known_writes.pop((entry.node, entry.program), None)
 
-    def clear_writes(self) -> None:
-        """See ``Kernel.clear_writes``."""
-        self._note("clear_writes")
-        self.writes.clear()
+    def executions(self) -> list[ExecEntry]:
+        """See ``Kernel.executions``."""
+        return list(self.known_executions)
+
+    def writes(self) -> list[WriteEntry]:
+        """See ``Kernel.writes``."""
+        return [WriteEntry(node, program, o) for (node, program), o in self.known_writes.items()]
+
+    def models_in_use(self) -> set[int]:
+        """See ``Kernel.models_in_use``."""
+        return {model for model, _ in self.watched.values() if model}
+
+    def processes(self) -> list[Process]:
+        """See ``Kernel.processes``: those that were adopted."""
+        return [
+            Process(pid, cgroup_id, 1 << 63 | pid, self.resolved.get(1 << 63 | pid, 0))
+            for pid, (cgroup_id, _) in self.adopted.items()
+        ]
+
+    def kill(self, pid: int, exec_id: int) -> bool:
+        """See ``Kernel.kill``: noted, and that is all."""
+        self._note("kill", pid=pid, exec_id=exec_id)
+        return True
+
+    def set_write_probe(self, *, on: bool) -> None:
+        """See ``Kernel.set_write_probe``."""
+        self._note("set_write_probe", on=on)
+
+    def expect(self, container_id: str, *, model: int, flags: ContainerFlag) -> None:
+        """See ``Kernel.expect``."""
+        self._note("expect", container_id=container_id, model=model, flags=flags)
 
     def resolve(self, exec_id: int, program: int) -> None:
         """See ``Kernel.resolve``."""
@@ -341,13 +388,17 @@ class ReplayKernel:
         """See ``Kernel.clear_knowledge``."""
         self._note("clear_knowledge")
         self._edges.clear()
-        self.executions.clear()
-        self.writes.clear()
+        self.known_executions.clear()
+        self.known_writes.clear()
         self.names.clear()
 
     def counters(self) -> dict[int, ContainerCounters]:
         """See ``Kernel.counters``."""
         return {cgroup_id: replace(counters) for cgroup_id, counters in self._counters.items()}
+
+    def retire(self) -> bool:
+        """See ``Kernel.retire``."""
+        return False
 
     def close(self) -> None:
         """See ``Kernel.close``."""

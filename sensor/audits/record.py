@@ -29,6 +29,9 @@ _REMARKS = {
     EventFlag.DELETED: "the object has no name any more",
     EventFlag.SETUID: "the program raises privileges",
     EventFlag.TTY: "at a terminal",
+    EventFlag.ON_ERROR: "the model knows this; refused, because the kernel could not tell",
+    EventFlag.LEFTOVER: "open since before prevention began: each write through it is refused",
+    EventFlag.MAPPED: "as a shared mapping: what is written to it cannot be refused",
 }
 
 
@@ -134,6 +137,10 @@ def audit_from_event(
 
 def _remarks(event: Event) -> tuple[str, ...]:
     found = [text for flag, text in _REMARKS.items() if event.flags & flag]
+    if event.flags & EventFlag.MAPPED:
+        found.remove(_REMARKS[EventFlag.LEFTOVER])
+    if event.action == "killed" and not event.flags & EventFlag.KILLED:
+        found.append("killed after it had happened")
     if event.walk_end is WalkEnd.BY_NAME:
         found.append("by the name the caller gave; symbolic links are not followed")
     elif event.walk_end not in (WalkEnd.ROOT, WalkEnd.NONE):

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from sensor.config import ATTACHMENTS, Settings, parse_duration, parse_size, parse_watch
+from sensor.config import (
+    ATTACHMENTS,
+    ON_ERROR,
+    WRITE_PROBES,
+    Settings,
+    parse_duration,
+    parse_size,
+    parse_watch,
+)
 
 
 class _Duration(click.ParamType[float]):
@@ -47,6 +55,28 @@ class _Watch(click.ParamType[str]):
     help="How long nothing new must happen before a model becomes active.",
 )
 @click.option(
+    "--prevent",
+    multiple=True,
+    metavar="GLOB",
+    help="Refuse what the model does not know, in containers whose name or image matches, once "
+    "the model is active; may be given several times. Without it: alert.",
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(ON_ERROR),
+    default="deny",
+    show_default=True,
+    help="Under prevention, what becomes of what cannot be judged.",
+)
+@click.option(
+    "--canary",
+    type=_Duration(),
+    default="60s",
+    show_default=True,
+    help="How often to try, in a cgroup of its own, whether the kernel still refuses; 0: never. "
+    "Only while a container is under prevention.",
+)
+@click.option(
     "--watch",
     "watches",
     type=_Watch(),
@@ -73,10 +103,11 @@ class _Watch(click.ParamType[str]):
 )
 @click.option(
     "--write-probe",
-    type=click.Choice(["always", "never"]),
-    default="always",
+    type=click.Choice(WRITE_PROBES),
+    default="auto",
     show_default=True,
-    help="Judge writes through descriptors that were opened elsewhere.",
+    help="Judge writes one by one, through descriptors that were opened elsewhere; auto: only "
+    "while a container under prevention holds such a descriptor. Costs each write on the host.",
 )
 @click.option(
     "--discover/--no-discover",
@@ -138,6 +169,7 @@ def run(context: Any, /, **options: Any) -> None:
     Examples:
       rote run
       rote run --learn 10m --dry-run 1h
+      rote run --prevent 'nginx*' --prevent 'shop/*'
       rote run --runtime none --watch cgroup:/system.slice/nginx.service
     """
     from sensor.daemon import serve
@@ -153,6 +185,9 @@ def run(context: Any, /, **options: Any) -> None:
             audit_keep=options["keep_audits"],
             attach=options["attach"],
             write_probe=options["write_probe"],
+            prevent=tuple(options["prevent"]),
+            on_error=options["on_error"],
+            canary_seconds=options["canary"],
             ring_size=options["ring_size"],
             runtimes=tuple(options["runtimes"]),
             watches=tuple(options["watches"]),

@@ -40,12 +40,14 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"rote {found['version']} on {found['host']}, pid {found['pid']}, up {up}, "
         + megabytes(found["memory_bytes"]),
         f"kernel      {attachment['mode']}, {len(attachment['hooks'])} hooks{taken}; "
-        + f"guarantee: {attachment['guarantee']}",
+        + f"guarantee: {attachment['guarantee']} executions, "
+        + f"{attachment['guarantee_files']} changes of files",
     ]
     lines.extend(f"  missing   {hook}: {why}" for hook, why in attachment["missing"])
     lines.extend(f"  not used  {note}" for note in attachment["notes"])
     lines += [
         f"containers  {found['containers']} watched",
+        _prevention(found["prevention"]),
         f"models      {models or 'none yet'}",
         f"in kernel   {kernel['known']} known and silent, {kernel['events']} handed over, "
         f"{kernel['lost']} lost, {kernel['truncated']} with cut paths"
@@ -71,3 +73,16 @@ def _lines(found: dict[str, Any]) -> list[str]:
             f"{channel['dropped']} dropped"
         )
     return lines
+
+
+def _prevention(found: dict[str, Any]) -> str:
+    if not found["globs"]:
+        return "prevention  off: deviations are alerts"
+    line = (
+        f"prevention  {found['containers']} containers ({' '.join(found['globs'])}), "
+        f"{found['refused']} refused, {found['suppressed']} of them not told one by one; "
+        f"on error: {found['on_error']}"
+    )
+    if found["write_probe"]:
+        line += f"; each write is judged ({found['holding']} containers hold old descriptors)"
+    return line

@@ -26,7 +26,13 @@ _OLDEST_API = (1, 24)
 _RETRY_SECONDS = (0.5, 1, 2, 5, 10)
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=10)
-_EVENTS = {"start": "started", "die": "stopped", "rename": "changed", "update": "changed"}
+_EVENTS = {
+    "create": "created",
+    "start": "started",
+    "die": "stopped",
+    "rename": "changed",
+    "update": "changed",
+}
 
 
 class DockerRuntime:

@@ -29,7 +29,9 @@ _WATCH_SECONDS = 2.0
 class ContainerChange:
     """A container came, went, or turned out to be nobody's."""
 
-    kind: str  # "added", "removed", "unresolved" (a container, but no runtime knows it), "changed"
+    # "created" (it does not run yet), "added", "removed", "changed",
+    # "unresolved" (a container, but no runtime knows it)
+    kind: str
     cgroup_id: int
     container: Container
     running_before: bool = False  # it ran before the sensor looked
@@ -92,6 +94,11 @@ class Registry:
     def is_pending(self, cgroup_id: int) -> bool:
         """Whether somebody is being asked about this cgroup."""
         return cgroup_id in self._pending
+
+    def pids(self, cgroup_id: int) -> list[int]:
+        """Processes of a container."""
+        container = self._by_cgroup.get(cgroup_id)
+        return self._hierarchy.pids(container.cgroup_path) if container else []
 
     def containers(self) -> list[Container]:
         """All known containers."""
@@ -175,6 +182,8 @@ class Registry:
                 self._remove(known)
             return
         container = event.container
+        if event.kind == "created" and container is not None and known is None:
+            self._on_change(ContainerChange("created", 0, container))
         if container is None or not container.pid:
             return
         path = self._hierarchy.path_of_pid(container.pid)

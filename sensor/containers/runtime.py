@@ -25,7 +25,7 @@ class RuntimeStatus:
 class RuntimeEvent:
     """A container started, stopped or changed (its name, say)."""
 
-    kind: str  # "running" (found running), "started", "stopped", "changed"
+    kind: str  # "created", "running" (found running), "started", "stopped", "changed"
     container_id: str
     container: Container | None = None
 

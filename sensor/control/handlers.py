@@ -83,10 +83,10 @@ class Handlers:
         verb = str(args.get("verb"))
         if verb not in verbs:
             raise UsageError(f"model verb {verb!r}: expected one of {', '.join(verbs)}")
-        if verb in ("learn", "archive"):
-            self._pipeline.forget_model(model)
         moved = verbs[verb](model)
-        if verb != "archive":
+        if verb == "archive":
+            self._pipeline.forget_model(model)
+        else:
             self._pipeline.reload_model(models.get(moved.model_id))
         return asdict(moved)
 

@@ -6,6 +6,7 @@ beyond this. Source of the numbers: include/uapi/linux/bpf.h, a stable interface
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -18,6 +19,7 @@ _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT = 1, 2, 3, 4
 PROG_LOAD, _OBJ_PIN, _OBJ_GET, _OBJ_INFO, _RAW_TRACEPOINT_OPEN = 5, 6, 7, 15, 17
 _INFO_SIZE = 256
 _INFO_ID = 4  # offset in struct bpf_map_info and struct bpf_prog_info
+_INFO_KEY_SIZE = 8  # in struct bpf_map_info; the value's follows
 _INFO_VERIFIED = 216  # offset of verified_insns in struct bpf_prog_info, since 5.16
 ATTR_SIZE = 128
 
@@ -68,6 +70,15 @@ def _info(fd: int) -> bytes:
     info = ctypes.create_string_buffer(_INFO_SIZE)
     call(_OBJ_INFO, _attr("=IIQ", fd, _INFO_SIZE, ctypes.addressof(info)))
     return info.raw
+
+
+@contextlib.contextmanager
+def owned(fd: int) -> Iterator[int]:
+    """Close a descriptor at the end."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def object_id(fd: int) -> int:
@@ -173,6 +184,13 @@ class Map:
         """Remove every key."""
         for key in list(self.keys()):
             self.delete(key)
+
+    def fits(self) -> bool:
+        """Whether the kernel's sizes of key and value are the ones given here."""
+        return struct.unpack_from("=II", _info(self.fd), _INFO_KEY_SIZE) == (
+            self.key_size,
+            self.value_size,
+        )
 
     def close(self) -> None:
         """Close the descriptor."""

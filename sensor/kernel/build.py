@@ -54,7 +54,7 @@ _SELFTEST = "task_rename"
 _PR_SET_NAME = 15
 _MAPS = (
     "events", "containers", "tasks", "resolved", "counts", "edges", "exec_keys", "write_keys",
-    "names", "probes", "judged", "own_objects", "syscalls", "settings", "bytes",
+    "names", "probes", "judged", "expected", "own_objects", "syscalls", "settings", "bytes",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ from sensor.kernel.port import (
     LabelKind,
     NameEntry,
     NodeFlag,
+    Process,
     WriteEntry,
 )
 from sensor.kernel.ring import Ring
@@ -43,6 +45,10 @@ _BUILD_SECONDS = 300  # an emulated machine needs most of a minute
 _NAME_HOLDS_NS = 60 * 10**9
 _REMEMBERED_PROGRAMS = 16384
 _GUARANTEE = {"lsm": "deny", "fmod-ret": "deny", "tracepoint": "kill"}
+_ADOPTED = 1 << 63  # EXEC_ID_ADOPTED in bpf/maps.h
+_EXEC_KNOWN, _EXEC_BY_APPLET = 1, 2  # enum rote_exec_value
+_WRITE_HOOK = "file_permission"
+_ID_DIGITS = 64
 
 
 class KernelSettings(Protocol):
@@ -88,8 +94,11 @@ class CgroupLayout:
 class LiveKernel:
     """Implements ``sensor.kernel.port.Kernel`` with pinned objects."""
 
-    def __init__(self, pins: Path, attachment: Attachment, ring_size: int) -> None:
+    def __init__(
+        self, pins: Path, attachment: Attachment, ring_size: int, older: tuple[Path, ...] = ()
+    ) -> None:
         self.attachment = attachment
+        self._older = older
         self._pins = pins
         self._layouts = header().structs
         self._maps = {
@@ -118,6 +127,7 @@ class LiveKernel:
             "names": (size["name_key"], 8),
             "probes": (size["probe_key"], 4),
             "settings": (4, 8),
+            "expected": (_ID_DIGITS, size["expected"]),
         }
 
     @classmethod
@@ -135,7 +145,6 @@ class LiveKernel:
             unit_text(),
             btf_bytes(),
             settings.attach,
-            settings.write_probe,
             str(settings.ring_size),
             str(settings.discover),
             repr(layout),
@@ -149,20 +158,45 @@ class LiveKernel:
                 remove_pins(pins)
             answer = _build(settings, layout, pins, cache or settings.run_dir / "cache")
             described.write_bytes(orjson.dumps(answer))
-        # What another version left behind goes only now that its successor works.
-        for other in settings.bpf_dir.iterdir():
-            if other != pins:
-                remove_pins(other)
+        # What another version left goes on refusing until its successor knows all containers.
+        older = tuple(sorted(path for path in settings.bpf_dir.iterdir() if path != pins))
         attachment = Attachment(
             mode=answer["attach"],
             hooks=tuple(answer["hooks"]),
             missing=tuple((hook, reason) for hook, reason in answer["missing"]),
             guarantee=_GUARANTEE[answer["attach"]],
+            guarantee_files=_GUARANTEE[answer["attach"]],
             reused=reused,
             load_seconds=round(time.monotonic() - started, 3),
             notes=tuple(answer["notes"]),
         )
-        return cls(pins, attachment, settings.ring_size)
+        kernel = cls(pins, attachment, settings.ring_size, older)
+        if settings.write_probe == "always":
+            kernel.set_write_probe(on=True)
+        if not reused:
+            for directory in older:
+                kernel._inherit(directory)
+        return kernel
+
+    def _inherit(self, older: Path) -> None:
+        """Take over which process belongs to which container, from an earlier version's maps."""
+        for name in ("containers", "tasks"):
+            mine, is_tasks = self._maps[name], name == "tasks"
+            try:
+                theirs = bpf.Map(bpf.get(older / "maps" / name), mine.key_size, mine.value_size)
+            except OSError:
+                continue
+            with contextlib.closing(theirs):
+                if not theirs.fits():
+                    continue  # another layout: its processes are adopted one by one
+                for key, value in theirs.items():
+                    mine.update(key, self._stamp_without_program(value) if is_tasks else value)
+
+    def _stamp_without_program(self, value: bytes) -> bytes:
+        """The stamp of a task, from a trie of programs that is not ours."""
+        layout = self._layouts["task_stamp"]
+        fields: dict[str, Any] = {**layout.unpack(value), "program": 0}
+        return layout.pack(**fields)
 
     @staticmethod
     def unload(bpf_dir: Path) -> list[str]:
@@ -286,7 +320,7 @@ class LiveKernel:
             actor = 2 if session else 1
             # Its execution was before our time; the high bit keeps this apart from real ones.
             value = self._layouts["task_stamp"].pack(
-                container=cgroup_id, exec_id=1 << 63 | pid, actor=actor
+                container=cgroup_id, exec_id=_ADOPTED | pid, actor=actor
             )
             self._maps["tasks"].update(key, value)
 
@@ -356,7 +390,8 @@ class LiveKernel:
     def put_exec(self, entries: Iterable[ExecEntry]) -> None:
         """See ``Kernel.put_exec``."""
         for entry in entries:
-            self._maps["exec_keys"].update(self._exec_key(entry), (1).to_bytes(4, "little"))
+            value = _EXEC_BY_APPLET if entry.by_applet else _EXEC_KNOWN
+            self._maps["exec_keys"].update(self._exec_key(entry), value.to_bytes(4, "little"))
 
     def drop_exec(self, entries: Iterable[ExecEntry]) -> None:
         """See ``Kernel.drop_exec``."""
@@ -381,9 +416,85 @@ class LiveKernel:
             else:
                 self._maps["write_keys"].delete(key)
 
-    def clear_writes(self) -> None:
-        """See ``Kernel.clear_writes``."""
-        self._maps["write_keys"].clear()
+    def executions(self) -> list[ExecEntry]:
+        """See ``Kernel.executions``."""
+        unpack = self._layouts["exec_key"].unpack
+        found = []
+        for key, value in self._maps["exec_keys"].items():
+            fields: dict[str, Any] = unpack(key)
+            by_applet = int.from_bytes(value, "little") == _EXEC_BY_APPLET
+            found.append(ExecEntry(**fields, by_applet=by_applet))
+        return found
+
+    def writes(self) -> list[WriteEntry]:
+        """See ``Kernel.writes``."""
+        unpack = self._layouts["write_key"].unpack
+        found = []
+        for key, value in self._maps["write_keys"].items():
+            fields: dict[str, Any] = unpack(key)
+            found.append(WriteEntry(**fields, operations=int.from_bytes(value, "little")))
+        return found
+
+    def models_in_use(self) -> set[int]:
+        """See ``Kernel.models_in_use``."""
+        unpack = self._layouts["container"].unpack
+        values: list[dict[str, Any]] = [
+            unpack(value) for _, value in self._maps["containers"].items()
+        ]
+        return {value["model"] for value in values} - {0}
+
+    def processes(self) -> list[Process]:
+        """See ``Kernel.processes``."""
+        found = []
+        for key, value in self._maps["tasks"].items():
+            stamp: dict[str, Any] = self._layouts["task_stamp"].unpack(value)
+            exec_id = stamp["exec_id"]
+            program = stamp["program"]
+            if not program:
+                number = self._maps["resolved"].lookup(exec_id.to_bytes(8, "little"))
+                program = int.from_bytes(number or b"", "little")
+            pid = int.from_bytes(key, "little")
+            found.append(Process(pid, stamp["container"], exec_id, program))
+        return found
+
+    def kill(self, pid: int, exec_id: int) -> bool:
+        """See ``Kernel.kill``. The pidfd makes sure that the pid is still the same process."""
+        try:
+            process = os.pidfd_open(pid)
+        except OSError:
+            return False
+        try:
+            value = self._maps["tasks"].lookup(pid.to_bytes(4, "little"))
+            stamp: dict[str, Any] = self._layouts["task_stamp"].unpack(value) if value else {}
+            if stamp.get("exec_id") != exec_id:
+                return False
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        except OSError:
+            return False
+        finally:
+            os.close(process)
+        return True
+
+    def set_write_probe(self, *, on: bool) -> None:
+        """See ``Kernel.set_write_probe``. Nothing of it stays on the host's writes when off."""
+        key = header().enums["config_key"]["CONFIG_WRITE_PROBE"].to_bytes(4, "little")
+        link = self._pins / "links" / _WRITE_HOOK
+        program = self._pins / "programs" / _WRITE_HOOK
+        if on:
+            self._maps["settings"].update(key, (1).to_bytes(8, "little"))
+            if program.exists() and not link.exists():
+                with bpf.owned(bpf.get(program)) as fd, bpf.owned(bpf.attach(fd)) as attached:
+                    bpf.pin(attached, link)
+        else:
+            link.unlink(missing_ok=True)
+            self._maps["settings"].update(key, bytes(8))
+
+    def expect(self, container_id: str, *, model: int, flags: ContainerFlag) -> None:
+        """See ``Kernel.expect``. Only ids of 64 hex digits are recognised."""
+        value = self._layouts["expected"].pack(model=model, flags=int(flags))
+        key = container_id.encode("ascii", "replace")
+        if len(key) == _ID_DIGITS:
+            self._maps["expected"].update(key, value)
 
     def put_names(self, entries: Iterable[NameEntry]) -> None:
         """See ``Kernel.put_names``. An answer holds for a minute; links on the way may change."""
@@ -424,6 +535,13 @@ class LiveKernel:
                 errors=tuple(n[f"errors[{i}]"] for i in range(len(ERROR_CAUSES))),
             )
         return result
+
+    def retire(self) -> bool:
+        """See ``Kernel.retire``."""
+        older, self._older = self._older, ()
+        for directory in older:
+            remove_pins(directory)
+        return bool(older)
 
     def close(self) -> None:
         """See ``Kernel.close``."""
@@ -496,7 +614,7 @@ def _reusable(pins: Path, described: Path) -> dict[str, Any] | None:
     with contextlib.suppress(OSError, orjson.JSONDecodeError):
         answer: dict[str, Any] = orjson.loads(described.read_bytes())
         links = {path.name for path in (pins / "links").iterdir()}
-        if set(answer["hooks"]) == links and (pins / "maps" / "events").exists():
+        if set(answer["hooks"]) == links - {_WRITE_HOOK} and (pins / "maps" / "events").exists():
             return answer
     return None
 
@@ -516,7 +634,6 @@ def _build(
         "settings": {
             keys["CONFIG_DISCOVER"]: int(settings.discover),
             keys["CONFIG_HOST_MOUNTS"]: _host_mount_namespace(),
-            keys["CONFIG_WRITE_PROBE"]: int(settings.write_probe == "always"),
         },
     }
     try:

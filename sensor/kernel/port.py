@@ -63,13 +63,28 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class ExecEntry:
-    """One known execution. Programs are node numbers of the path trie (0: unknown)."""
+    """One known execution. Programs are node numbers of the path trie (0: unknown).
+
+    ``by_applet``: of a multi-call binary, of which only some applets are known; the kernel lets
+    it begin and judges the applet before its first instruction (``EXEC_APPLET``).
+    """
 
     model: int
     parent: int
     program: int
     origin: int
     actor: int
+    by_applet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that carries a stamp of the kernel side."""
+
+    pid: int
+    cgroup_id: int  # of its container
+    exec_id: int
+    program: int  # node; 0: not known to the kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +149,8 @@ class Attachment:
     mode: str  # "lsm", "fmod-ret", "tracepoint", "replay"
     hooks: tuple[str, ...] = ()
     missing: tuple[tuple[str, str], ...] = ()  # (hook, reason)
-    guarantee: str = "detect"
+    guarantee: str = "detect"  # for executions: what a refusal amounts to here
+    guarantee_files: str = "detect"  # for changes of files
     reused: bool = False  # pinned objects of an earlier daemon were taken over
     load_seconds: float = 0.0
     notes: tuple[str, ...] = field(default=())
@@ -184,11 +200,29 @@ class Kernel(Protocol):
     def put_write(self, entries: Iterable[WriteEntry]) -> None:
         """Set the operations known for (node, program). Operations 0 removes the entry."""
 
-    def clear_writes(self) -> None:
-        """Remove everything that put_write set."""
+    def executions(self) -> list[ExecEntry]:
+        """Everything that put_exec set: what an earlier daemon left."""
+
+    def writes(self) -> list[WriteEntry]:
+        """Everything that put_write set."""
+
+    def models_in_use(self) -> set[int]:
+        """The numbers of the models by which some container is judged."""
 
     def resolve(self, exec_id: int, program: int) -> None:
         """Tell the kernel the node of an executed program that had none when it was executed."""
+
+    def processes(self) -> list[Process]:
+        """All processes of containers that the kernel side knows."""
+
+    def kill(self, pid: int, exec_id: int) -> bool:
+        """Kill a process if it still runs that execution; whether it got the signal."""
+
+    def set_write_probe(self, *, on: bool) -> None:
+        """Judge writes through descriptors that were opened elsewhere, or stop doing so."""
+
+    def expect(self, container_id: str, *, model: int, flags: ContainerFlag) -> None:
+        """Name the model of a container whose cgroup is yet to be made."""
 
     def put_names(self, entries: Iterable[NameEntry]) -> None:
         """Remember answers for names; the kernel may forget them again."""
@@ -198,6 +232,9 @@ class Kernel(Protocol):
 
     def counters(self) -> dict[int, ContainerCounters]:
         """Counters by container cgroup id; id 0 holds what belongs to no container."""
+
+    def retire(self) -> bool:
+        """Let go of what an earlier version left attached; whether there was any."""
 
     def close(self) -> None:
         """Let go of the kernel objects. Pinned ones stay and keep working."""

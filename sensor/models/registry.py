@@ -143,6 +143,10 @@ class ModelRegistry:
         run = self._runs.get(container_id)
         return run.model if run else None
 
+    def of_container(self, container: Container) -> Model | None:
+        """The model that a container will have, or None while there is none."""
+        return self._models.get(container.model_id)
+
     def judge(self, model: Model, event: Event) -> Judgement:
         """See ``Model.judge``."""
         return model.judge(event)

@@ -1,9 +1,12 @@
 """What a model knows, put into the kernel's maps, so that known behaviour stays silent there.
 
 Programs have one number on the whole host: the node of their path in the trie below
-NODE_PROGRAMS. Written paths have a trie for each model, below MODEL_ROOT_BASE + its number. The
-stamps of running tasks hold program numbers, so a restarted daemon takes over the numbers in use;
-the tries of written paths it builds anew.
+NODE_PROGRAMS. Each loading of a model has a number of its own, and a trie of written paths below
+MODEL_ROOT_BASE + that number. A model is loaded anew beside the old one, its containers change
+over, then the old one goes: at no moment is a container judged by half a model. So it is too when
+the daemon starts again: what an earlier one loaded stays for as long as a container uses it.
+
+The stamps of running tasks hold program numbers, so a restarted daemon takes over those in use.
 """
 
 from __future__ import annotations
@@ -11,9 +14,9 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
-from sensor.events import Actor, Event, EventKind, Operation, WalkEnd
+from sensor.events import Actor, Event, EventFlag, EventKind, Operation, WalkEnd
 from sensor.kernel.decode import MULTICALL_NAMES
 from sensor.kernel.port import (
     MODEL_ROOT_BASE,
@@ -42,6 +45,23 @@ _KIND = {
 }
 
 
+@dataclass(slots=True)
+class _Loaded:
+    """What one loading put into the kernel."""
+
+    trie: PathTrie[_Value]
+    executions: set[ExecEntry] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Left:
+    """What a loading of an earlier daemon left in the kernel."""
+
+    edges: list[Edge] = field(default_factory=list)
+    executions: list[ExecEntry] = field(default_factory=list)
+    writes: list[WriteEntry] = field(default_factory=list)
+
+
 class Knowledge:
     """Keeps the kernel's maps equal to the models.
 
@@ -54,22 +74,44 @@ class Knowledge:
         self._next = NODE_FIRST
         # (parent node, kind, label) → node, for the trie of programs
         self._program_edges: dict[tuple[int, LabelKind, bytes], int] = {}
-        self._tries: dict[int, PathTrie[_Value]] = {}
-        self._executions: dict[int, set[ExecEntry]] = defaultdict(set)
+        self._numbers: dict[str, int] = {}  # model id → number of its loading
+        self._loaded: dict[int, _Loaded] = {}
+        self._left: dict[int, _Left] = defaultdict(_Left)
         self._take_over()
+        self._last = max([0, *self._left, *kernel.models_in_use()])
 
     def _take_over(self) -> None:
         programs = {NODE_PROGRAMS}
-        stale: list[Edge] = []
+        loading: dict[int, int] = {}  # node of a written path → number of its loading
         for edge in self._kernel.edges():  # parents first
             self._next = max(self._next, edge.node + 1)
             if edge.parent in programs:
                 self._program_edges[edge.parent, edge.kind, edge.label] = edge.node
                 programs.add(edge.node)
-            else:
-                stale.append(edge)
-        self._kernel.drop_edges(stale)
-        self._kernel.clear_writes()
+                continue
+            number = loading.get(edge.parent, max(0, edge.parent - MODEL_ROOT_BASE))
+            loading[edge.node] = number
+            self._left[number].edges.append(edge)
+        for entry in self._kernel.executions():
+            self._left[entry.model].executions.append(entry)
+        for write in self._kernel.writes():
+            number = loading.get(write.node, max(0, write.node - MODEL_ROOT_BASE))
+            self._left[number].writes.append(write)
+
+    def drop_unused(self) -> None:
+        """Drop what earlier daemons loaded and no container is judged by any more."""
+        if not self._left:
+            return
+        in_use = self._kernel.models_in_use()
+        for number in [number for number in self._left if number not in in_use]:
+            left = self._left.pop(number)
+            self._kernel.put_write(WriteEntry(w.node, w.program, 0) for w in left.writes)
+            self._kernel.drop_exec(left.executions)
+            self._kernel.drop_edges(left.edges)
+
+    def number(self, model: Model) -> int:
+        """The kernel's number of a model; 0 while it is not loaded."""
+        return self._numbers.get(model.id, 0)
 
     def _number(self) -> int:
         number = self._next
@@ -106,32 +148,58 @@ class Knowledge:
             self._program_edges[parent, kind, label] = node
         return node
 
-    def load(self, model: Model) -> None:
-        """Put everything a model knows into the kernel."""
+    def load(self, model: Model) -> int:
+        """Put everything a model knows into the kernel, under a new number.
+
+        Returns:
+            The number it was loaded under before, 0 for none: what ``drop`` takes once no
+            container is judged by it any more.
+        """
+        old = self._numbers.pop(model.id, 0)
         self.add(model, model.keys)
+        return old
+
+    def _loading(self, model: Model) -> _Loaded:
+        """The present loading of a model; an empty one is begun where there is none."""
+        number = self._numbers.get(model.id, 0)
+        if not number:
+            self._last += 1
+            number = self._numbers[model.id] = self._last
+            self._loaded[number] = _Loaded(PathTrie(MODEL_ROOT_BASE + number, self._number))
+        return self._loaded[number]
 
     def add(self, model: Model, keys: Iterable[Key]) -> None:
         """Put some of a model's keys into the kernel."""
+        loaded = self._loading(model)
         executions: list[ExecEntry] = []
-        trie = self._tries.get(model.number)
-        if trie is None:
-            trie = PathTrie(MODEL_ROOT_BASE + model.number, self._number)
-            self._tries[model.number] = trie
         for key in keys:
             if isinstance(key, ExecKey):
                 executions.append(self._exec_entry(model, key))
+                if key.program.applet:
+                    executions.append(self._binary_entry(model, key))
             elif isinstance(key, WriteKey):
-                trie.insert(
+                loaded.trie.insert(
                     Pattern.parse(key.pattern),
                     (self.program_number(key.program), int(key.operation)),
                 )
-        self._push_trie(trie)
-        self._executions[model.number].update(executions)
-        self._kernel.put_exec(executions)
+        self._push_trie(loaded.trie)
+        self._put_exec(loaded, executions)
+
+    def _put_exec(self, loaded: _Loaded, executions: Iterable[ExecEntry]) -> None:
+        """Put executions. By its applets a binary is known only where it is not known whole."""
+        wanted = set(executions)
+        known = loaded.executions | wanted
+        entries = {e for e in wanted if not e.by_applet or replace(e, by_applet=False) not in known}
+        loaded.executions |= entries
+        self._kernel.put_exec(entries)
+
+    def _binary_entry(self, model: Model, key: ExecKey) -> ExecEntry:
+        binary = replace(key, program=Program(key.program.path))
+        return replace(self._exec_entry(model, binary), by_applet=True)
 
     def _exec_entry(self, model: Model, key: ExecKey) -> ExecEntry:
         return ExecEntry(
-            model=model.number,
+            model=self._numbers[model.id],
             parent=self.program_number(key.parent),
             program=self.program_number(key.program),
             origin=int(key.origin),
@@ -148,23 +216,33 @@ class Knowledge:
 
     def forget(self, model: Model) -> None:
         """Take everything a model knows out of the kernel; its programs keep their numbers."""
-        trie = self._tries.pop(model.number, None)
-        if trie is not None:
-            programs = {program for node in trie.nodes() for program, _ in node.values}
-            self._kernel.put_write(
-                WriteEntry(node.number, program, 0) for node in trie.nodes() for program in programs
-            )
-            self._kernel.drop_edges(_edge(*edge) for edge in trie.edges())
-        self._kernel.drop_exec(self._executions.pop(model.number, ()))
+        self.drop(self._numbers.pop(model.id, 0))
+
+    def drop(self, number: int) -> None:
+        """Take one loading out of the kernel. 0 is none."""
+        loaded = self._loaded.pop(number, None)
+        if loaded is None:
+            return
+        trie = loaded.trie
+        programs = {program for node in trie.nodes() for program, _ in node.values}
+        self._kernel.put_write(
+            WriteEntry(node.number, program, 0) for node in trie.nodes() for program in programs
+        )
+        self._kernel.drop_edges(_edge(*edge) for edge in trie.edges())
+        self._kernel.drop_exec(loaded.executions)
 
     def answer(self, model: Model, event: Event) -> None:
         """Tell the kernel that this event was known, where it could not find that out itself."""
+        self._loading(model)
         self.settle(event)
         if event.operation is Operation.EXEC and event.actor is not Actor.SERVICE:
             # A session or probe did what the service does; its executions have keys of their own.
-            entry = self._exec_entry(model, replace(exec_key(event), script=False))
-            self._executions[model.number].add(entry)
-            self._kernel.put_exec([entry])
+            key = replace(exec_key(event), script=False)
+            loaded = self._loading(model)
+            entries = [self._exec_entry(model, key)]
+            if key.program.applet:
+                entries.append(self._binary_entry(model, key))
+            self._put_exec(loaded, entries)
         if event.walk_end is not WalkEnd.BY_NAME or (not event.name and not event.name2):
             return
         if event.kind is EventKind.EXEC:
@@ -189,7 +267,7 @@ class Knowledge:
         second: bool,
     ) -> NameEntry:
         return NameEntry(
-            model=model.number,
+            model=self._numbers[model.id],
             program=program,
             operation=int(event.operation),
             device=base[0],
@@ -198,13 +276,22 @@ class Knowledge:
             second=second,
         )
 
+    def settle_process(self, exec_id: int, program: Program) -> bool:
+        """Give a running execution the number of its program; whether it has one."""
+        number = self._known_number(program)
+        if number:
+            self._kernel.resolve(exec_id, number)
+        return bool(number)
+
     def settle(self, event: Event) -> None:
         """Give an execution the number of its program, if that is known by now.
 
         A process that executed something then unknown carries no number, and everything it does
         would stay novel.
         """
-        if event.operation in (Operation.SCRIPT, Operation.MAP_EXEC):
+        if event.operation in (Operation.SCRIPT, Operation.MAP_EXEC) or (
+            event.flags & EventFlag.BEFORE
+        ):
             return
         if event.kind is EventKind.EXEC:
             program = Program(event.path, event.applet)
@@ -212,9 +299,7 @@ class Knowledge:
             program = Program(event.program, event.applet)
         else:
             return
-        number = self._known_number(program)
-        if number:
-            self._kernel.resolve(event.exec_id, number)
+        self.settle_process(event.exec_id, program)
 
     def _known_number(self, program: Program) -> int:
         node = NODE_PROGRAMS

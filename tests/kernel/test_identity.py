@@ -119,10 +119,13 @@ def test_processes_that_ran_before_are_adopted(make_cgroup: Make, events: Read) 
     cgroup = make_cgroup("")
     kernel: LiveKernel = cgroup.kernel
     with subprocess.Popen(
-        ["/bin/sh", "-c", "read x; /bin/true; true"],
+        ["/bin/sh", "-c", "echo ready; read x; /bin/true; true"],
         preexec_fn=cgroup.enter,  # noqa: PLW1509 - no threads here
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"  # its libraries are mapped by now
         kernel.watch(cgroup.id, model=0, flags=ContainerFlag.WATCHED)
         kernel.adopt(process.pid, cgroup.id, session=False)
         process.communicate(b"\n", timeout=60)

@@ -56,7 +56,11 @@ def test_other_settings_replace_what_was_pinned(own: KernelTestSettings) -> None
     """Another ring size is another set of programs; the old set goes once the new one works."""
     LiveKernel.open(own).close()
     before = {path.name for path in own.bpf_dir.iterdir()}
-    LiveKernel.open(replace(own, ring_size=2 << 20)).close()
+    second = LiveKernel.open(replace(own, ring_size=2 << 20))
+    both = {path.name for path in own.bpf_dir.iterdir()}
+    assert before < both
+    assert second.retire()
+    second.close()
     after = {path.name for path in own.bpf_dir.iterdir()}
     assert len(after) == 1
     assert before.isdisjoint(after)

@@ -72,7 +72,7 @@ def test_choices_are_checked() -> None:
     """A word that is no choice is refused with the choices."""
     with pytest.raises(UsageError, match="auto, lsm, fmod-ret, tracepoint"):
         Settings(attach="kprobe")
-    with pytest.raises(UsageError, match="always or never"):
+    with pytest.raises(UsageError, match="auto, always, never"):
         Settings(write_probe="sometimes")
 
 

@@ -149,9 +149,9 @@ def test_models_change_by_command(running: Running, tmp_path: Path) -> None:
     file = tmp_path / "web.rote"
     assert running.rote("models", "export", "#1", str(file)).exit_code == 0
     running.rote("models", "archive", "#1")
-    assert running.kernel.executions == set()
+    assert running.kernel.known_executions == set()
     running.rote("models", "restore", "#1")
-    assert running.kernel.executions != set()
+    assert running.kernel.known_executions != set()
     assert "learning" in running.rote("models", "extend", "#1").output
     running.rote("models", "learn", "#1")
     assert orjson.loads(running.rote("models", "list", "-o", "json").output)[0]["keys"] == 0
@@ -160,7 +160,7 @@ def test_models_change_by_command(running: Running, tmp_path: Path) -> None:
     assert "--replace or --merge" in str(refused.exception)
     assert running.rote("models", "import", "--merge", str(file)).exit_code == 0
     assert orjson.loads(running.rote("models", "list", "-o", "json").output)[0]["keys"] == 3
-    assert running.kernel.executions != set()
+    assert running.kernel.known_executions != set()
     in_use = running.rote("models", "rm", "--yes", "#1")
     assert "running containers use it" in str(in_use.exception)
 

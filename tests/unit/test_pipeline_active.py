@@ -113,8 +113,8 @@ def test_forgetting_and_reloading_a_model(story: Story) -> None:
     """A model taken out of the kernel is novel there; put in again it is silent."""
     model = story.learn(execution("/bin/tool"), change("/var/lib/web/data"))
     story.pipeline.forget_model(model)
-    assert not story.kernel.executions
-    assert not story.kernel.writes
+    assert not story.kernel.known_executions
+    assert not story.kernel.known_writes
     assert story.happen(execution("/bin/tool"), change("/var/lib/web/data")) == 2
     assert story.recorded() == []  # user space still knows them
     story.pipeline.reload_model(model)

@@ -42,7 +42,7 @@ def knowing(*keys: Key) -> ReplayKernel:
     knowledge = Knowledge(kernel)
     for key in (exec_key(execution("/bin/serve", "")), *keys):  # one by one, as they are learned
         knowledge.add(model(), [key])
-    kernel.watch(CGROUP, model=7, flags=ContainerFlag.WATCHED)
+    kernel.watch(CGROUP, model=knowledge.number(model()), flags=ContainerFlag.WATCHED)
     return kernel
 
 
@@ -184,10 +184,9 @@ def test_writes_can_be_taken_back() -> None:
     kernel = ReplayKernel()
     kernel.put_write([WriteEntry(5, 6, 1), WriteEntry(5, 7, 1)])
     kernel.put_write([WriteEntry(5, 6, 0), WriteEntry(9, 9, 0)])
-    assert kernel.writes == {(5, 7): 1}
-    kernel.clear_writes()
+    assert kernel.known_writes == {(5, 7): 1}
     kernel.unwatch(999)
-    assert kernel.writes == {}
+    assert kernel.writes() == [WriteEntry(5, 7, 1)]
 
 
 def test_a_full_ring_counts_what_it_loses() -> None:

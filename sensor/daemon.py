@@ -29,7 +29,7 @@ from sensor.containers.registry import Registry
 from sensor.containers.runtime import Runtime
 from sensor.control.handlers import Handlers
 from sensor.control.server import ControlServer
-from sensor.errors import AlreadyRunningError, NotRootError, StateError, UsageError
+from sensor.errors import AlreadyRunningError, HostError, NotRootError, StateError, UsageError
 from sensor.kernel.live import LiveKernel
 from sensor.kernel.port import Kernel
 from sensor.models.learning import LearningSettings
@@ -128,6 +128,7 @@ class Daemon:
         if fd >= 0:
             loop.add_reader(fd, self._on_readable, pipeline)
         follower = asyncio.create_task(registry.run(), name="registry")
+        canary = asyncio.create_task(self._canary(pipeline), name="canary")
         # What was imported stays: collecting it again and again costs time and shared pages.
         gc.collect()
         gc.freeze()
@@ -144,9 +145,24 @@ class Daemon:
         finally:
             if fd >= 0:
                 loop.remove_reader(fd)
-            follower.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await follower
+            for task in (canary, follower):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    async def _canary(self, pipeline: Pipeline) -> None:
+        """Try from time to time whether the kernel still refuses."""
+        failures = 0
+        while self.settings.canary_seconds:
+            if pipeline.preventing:
+                try:
+                    await pipeline.prove(self.settings.state_dir)
+                    failures = 0
+                except HostError as error:
+                    failures += 1
+                    if failures == 1:
+                        _log.warning("cannot try whether the kernel refuses: %s", error)
+            await asyncio.sleep(self.settings.canary_seconds)
 
     @staticmethod
     def _on_readable(pipeline: Pipeline) -> None:

@@ -29,6 +29,7 @@ from sensor.models.model import Judgement, Model, ModelState, Verdict
 from sensor.models.registry import ModelRegistry
 from sensor.responses.knowledge import Knowledge
 from sensor.responses.prevent import Leftover, Prevention, is_late
+from sensor.responses.proof import Attempt, prove
 from sensor.rules.policy import Policy
 from sensor.waiting import WaitingRoom
 
@@ -105,6 +106,8 @@ class Pipeline:
         self.prevention = Prevention(kernel, self._knowledge, policy or Policy(), write_probe)
         self._expected: dict[str, Container] = {}  # created, not started
         self._ignored: set[int] = set()  # cgroups that Rote itself tries things in
+        self.failed_proofs: list[Attempt] = []
+        self.proved_at = 0.0  # when it was last tried whether the kernel refuses; 0: never
         self._waiting = WaitingRoom()
         self._watched: dict[int, Watched] = {}
         self._batch: list[Audit] = []
@@ -493,9 +496,71 @@ class Pipeline:
         self._apply_all(model)
         self._knowledge.drop(old)
 
-    def ignore(self, cgroup_id: int) -> None:
-        """Say that a cgroup is Rote's own: what happens in it is nobody's business."""
-        self._ignored.add(cgroup_id)
+    def set_policy(self, policy: Policy) -> None:
+        """Let other rules hold from now on, for running containers as well."""
+        self.prevention.policy = policy
+        for watched in self._watched.values():
+            self._apply(watched)
+
+    async def prove(self, directory: Path) -> list[Attempt]:
+        """Try whether the kernel still refuses; an alarm when the answer is not as promised.
+
+        Args:
+            directory: where files for it may be made.
+
+        Raises:
+            HostError: it cannot be tried.
+        """
+        attempts = await prove(
+            self.kernel, self._knowledge, directory, small=True, on_cgroup=self._ignored.add
+        )
+        self.drain()
+        for cgroup_id in self._ignored:
+            self._counters.pop(cgroup_id, None)
+        self._ignored.clear()
+        self.proved_at = self._clock()
+        failed = [attempt for attempt in attempts if not attempt.held]
+        if failed != self.failed_proofs:
+            self.failed_proofs = failed
+            for attempt in failed:
+                self._tell_failed_proof(attempt)
+            if not failed:
+                _log.warning("protection holds again")
+        self._deliver()
+        return attempts
+
+    def _tell_failed_proof(self, attempt: Attempt) -> None:
+        now_ns = int(self._clock() * 1e9)
+        attachment = self.kernel.attachment
+        is_exec = attempt.name.startswith("execute")
+        _log.error("protection failed: %s: %s", attempt.name, attempt.text)
+        self._batch.append(
+            Audit(
+                time_ns=now_ns,
+                last_ns=now_ns,
+                host=self._host,
+                container_id="",
+                container_name="rote",
+                image="",
+                sensor=Sensor.SELF,
+                type=AuditType.PROTECTION_FAILED,
+                severity=Severity.CRITICAL,
+                model_id="",
+                model_state="",
+                action=Action.ALERT,
+                guarantee=Guarantee(
+                    attachment.guarantee if is_exec else attachment.guarantee_files
+                ),
+                operation=attempt.name,
+                errno=attempt.errno,
+                extra={"happened": attempt.text, "attachment": attachment.mode},
+            )
+        )
+
+    @property
+    def preventing(self) -> bool:
+        """Whether any container is under prevention."""
+        return any(watched.prevented_ns for watched in self._watched.values())
 
     def status(self) -> dict[str, Any]:
         """Everything `rote status` shows, as plain values."""
@@ -521,6 +586,8 @@ class Pipeline:
                 "suppressed": totals.suppressed,
                 "write_probe": self.prevention.probe_on,
                 "holding": self.prevention.holding,
+                "proved_at": self.proved_at,
+                "failed": [f"{attempt.name}: {attempt.text}" for attempt in self.failed_proofs],
             },
             "models": {state: states.count(state) for state in sorted(set(states))},
             "waiting": len(self._waiting),

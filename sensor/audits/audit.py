@@ -18,6 +18,7 @@ class AuditType(enum.StrEnum):
     PROTECTED_WRITE = "protected_write"  # programs, libraries, accounts, keys, cron, ld.so
     UNRESOLVED_OBJECT = "unresolved_object"  # the walk did not end at the container's root
     EVENTS_LOST = "events_lost"
+    PROTECTION_FAILED = "protection_failed"  # what must be refused was tried, and was not
 
 
 class Sensor(enum.StrEnum):

@@ -23,6 +23,7 @@ _TITLES = {
     AuditType.PROTECTED_WRITE: "changed a protected file",
     AuditType.UNRESOLVED_OBJECT: "used an object outside its own file system",
     AuditType.EVENTS_LOST: "did more than could be handed over",
+    AuditType.PROTECTION_FAILED: "no longer refuses what it must",
 }
 COLUMNS = ("id", "time", "severity", "container", "type", "what", "by", "count", "outcome")
 

@@ -20,6 +20,7 @@ _SEVERITY = {
     AuditType.PROTECTED_WRITE: Severity.HIGH,
     AuditType.UNRESOLVED_OBJECT: Severity.HIGH,
     AuditType.EVENTS_LOST: Severity.HIGH,
+    AuditType.PROTECTION_FAILED: Severity.CRITICAL,
 }
 _REMARKS = {
     EventFlag.PATH_TRUNCATED: "the path is not whole",

@@ -85,4 +85,8 @@ def _prevention(found: dict[str, Any]) -> str:
     )
     if found["write_probe"]:
         line += f"; each write is judged ({found['holding']} containers hold old descriptors)"
+    if found["failed"]:
+        line += "; PROTECTION FAILED: " + ", ".join(found["failed"])
+    elif found["proved_at"]:
+        line += f"; tried {duration(time.time() - found['proved_at'])} ago: it holds"
     return line

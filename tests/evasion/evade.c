@@ -290,12 +290,15 @@ static int x_memfd_script(char **a)
 static int x_unnamed(char **a)
 {
 	int fd = open("/tmp", O_TMPFILE | O_RDWR, 0755);
-	int error = copy_into(fd, a[0]);
+	int error = copy_into(fd, a[0]), again;
 	char name[64];
 
 	if (error)
 		return error;
 	snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+	again = open(name, O_RDONLY);
+	close(fd); /* what is open for writing cannot be executed */
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", again);
 	execve(name, a + 1, environ);
 	return errno;
 }
@@ -1162,7 +1165,7 @@ static int h_splice(char **a)
 
 static int h_copy_range(char **a)
 {
-	int from = open("/proc/self/exe", O_RDONLY);
+	int from = open(a[1], O_RDONLY); /* of the same file system */
 
 	return answer(copy_file_range(from, NULL, held[number(a[0])], NULL, 10, 0));
 }
@@ -1238,8 +1241,8 @@ static int s_receive(char **a)
 
 /* ---- two threads: one changes the name while the other uses it ------------------------------ */
 
-static char *volatile swapped;
-static char swap_buffer[4096];
+static volatile char swap_memory[4096];
+#define swap_buffer ((char *)swap_memory)
 static volatile int swapping;
 
 static void *swap_names(void *arguments)
@@ -1248,7 +1251,9 @@ static void *swap_names(void *arguments)
 
 	while (swapping) {
 		strcpy(swap_buffer, a[0]);
+		asm volatile("" ::: "memory");
 		strcpy(swap_buffer, a[1]);
+		asm volatile("" ::: "memory");
 	}
 	return NULL;
 }
@@ -1262,7 +1267,9 @@ static int w_thread_name(char **a)
 	swapping = 1;
 	strcpy(swap_buffer, a[0]);
 	pthread_create(&thread, NULL, swap_names, a);
-	for (int i = 0; i < 300 && error; i++) {
+	while (!strcmp(swap_buffer, a[0])) /* until the other thread runs */
+		usleep(100);
+	for (int i = 0; i < 1000 && error; i++) {
 		int fd = open(swap_buffer, O_WRONLY);
 		char name[64], real[4096] = "";
 

@@ -54,23 +54,23 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
+    parser = argparse.ArgumentParser("scripts/vm", add_help=False, allow_abbrev=False)
     command: Sequence[str] = ()
     if "--" in arguments:
         cut = list(arguments).index("--")
         arguments, command = arguments[:cut], arguments[cut + 1 :]
         if not command:
-            raise VmError("no command behind --; expected scripts/vm KERNEL -- COMMAND …")
-    parser = argparse.ArgumentParser("scripts/vm", add_help=False, allow_abbrev=False)
+            parser.error("no command behind --; expected scripts/vm KERNEL -- COMMAND …")
     parser.add_argument("kernels", nargs="*")
     parser.add_argument("--lsm", default="landlock,lockdown,yama,bpf")
     parser.add_argument("--icount", action="store_true")
     parser.add_argument("--memory", type=int, default=1500)
-    parser.add_argument("--timeout", type=float, default=1200)
+    parser.add_argument("--timeout", type=float, default=1800)
     parser.add_argument("--results", type=Path, default=REPOSITORY / ".cache/vm")
     options = parser.parse_intermixed_args(arguments)
     for name in options.kernels:
         if name not in {"all", *KERNELS}:
-            raise VmError(f"kernel {name!r}: unknown; expected all, {', '.join(KERNELS)}")
+            parser.error(f"kernel {name!r}: unknown; expected all, {', '.join(KERNELS)}")
     return options, command
 
 
@@ -145,8 +145,9 @@ def _report(machine: Machine, outcome: Outcome, *, is_test: bool) -> int:
     lines = [*_BAD.findall(written)] if is_test else []
     if outcome.complaints:
         lines += [f"kernel: {complaint}" for complaint in outcome.complaints]
-        code = code or 1
         log = f"{log}, dmesg.log beside it"
+        # A command's exit status is its own.
+        code = code or int(is_test)
     # Commands own stdout; for tests the verdict is what was asked for.
     stream = sys.stdout if is_test else sys.stderr
     for line in lines[:20]:

@@ -1,0 +1,82 @@
+"""One sensor, one learned model, three boxes: open to attack, guarded, and guarded too late."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from sensor.kernel.live import LiveKernel
+from sensor.kernel.probe import trampolines_refused
+from tests.evasion.cases import Attack, attacks, deeds, held_attacks, received_attacks
+from tests.evasion.sensor import Result, Sensor
+from tests.kernel.conftest import KernelTestSettings
+
+# Where hooks can refuse, the kernel is a virtual machine's own: everything may be tried.
+NATIVE = trampolines_refused() is not None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each row of the tables."""
+    rows: dict[str, list[Attack]] = {
+        "attack": attacks(privileged=not NATIVE),
+        "held_attack": held_attacks(),
+        "received_attack": received_attacks(),
+    }
+    for name, table in rows.items():
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, table, ids=[row.name for row in table])
+    if "deed" in metafunc.fixturenames:
+        metafunc.parametrize("deed", deeds(), ids=[row.name for row in deeds()])
+
+
+@pytest.fixture(scope="session")
+def sensor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sensor]:
+    """The sensor, and the model learned."""
+    if os.geteuid() != 0:
+        pytest.fail("the evasion suite needs root: run scripts/test as root")
+    bpf_dir = Path(f"/sys/fs/bpf/rote-evasion-{os.getpid()}")
+    directory = tmp_path_factory.mktemp("evasion")
+    settings = KernelTestSettings(bpf_dir, directory, write_probe="auto", ring_size=8 << 20)
+    kernel = LiveKernel.open(settings)
+    made = Sensor(kernel, directory, privileged=not NATIVE)
+    try:
+        made.start("learner")
+        made.learn("learner")
+        made.activate("learner")
+        made.stop("learner")
+        yield made
+    finally:
+        made.close()
+        kernel.close()
+        LiveKernel.unload(bpf_dir)
+
+
+@pytest.fixture(scope="session")
+def results(sensor: Sensor) -> Iterator[list[Result]]:
+    """What became of all attacks; written down at the end for the table."""
+    found: list[Result] = []
+    yield found
+    directory = Path(os.environ.get("ROTE_TEST_RESULTS", sensor.directory))
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {
+            "name": result.attack.name,
+            "group": result.attack.group,
+            "source": result.attack.source,
+            "verdict": result.verdict,
+            "outcomes": sorted(set(result.outcomes)),
+            "tries": len(result.outcomes),
+            "audits": result.audits,
+        }
+        for result in found
+    ]
+    table = {
+        "kernel": os.uname().release,
+        "attachment": sensor.kernel.attachment.mode,
+        "rows": rows,
+    }
+    (directory / "evasion.json").write_bytes(orjson.dumps(table, option=orjson.OPT_INDENT_2))

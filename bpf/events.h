@@ -302,9 +302,12 @@ struct rote_probe_key {
 	char argv[256];
 };
 
+/* Addresses are used again, so the inode is named by what stays its own. */
 struct rote_file_key {
 	u64 file;
-	u64 inode;
+	u64 inode; /* number */
+	u32 device;
+	u32 generation;
 };
 
 struct rote_syscall_entry {

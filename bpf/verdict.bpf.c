@@ -477,6 +477,19 @@ static __always_inline u32 operation_class(u32 operation)
 	return OPERATION_CLASS_WRITE;
 }
 
+static __always_inline struct rote_file_key file_key(u64 file)
+{
+	u64 inode = FIELD(struct file, file, f_inode);
+	struct rote_file_key key = {
+		.file = file,
+		.inode = FIELD(struct inode, inode, i_ino),
+		.device = FIELD(struct super_block, FIELD(struct inode, inode, i_sb), s_dev),
+		.generation = FIELD(struct inode, inode, i_generation),
+	};
+
+	return key;
+}
+
 /*
  * An open file is judged once: at its open, or at its first write when it was opened elsewhere.
  * Noted once it was judged and no record about it was lost; with the model that knew it, so that
@@ -485,7 +498,7 @@ static __always_inline u32 operation_class(u32 operation)
 static __always_inline void file_note_judged(struct rote_scratch *s, struct rote_container *c,
 					     u64 file)
 {
-	struct rote_file_key key = { .file = file, .inode = FIELD(struct file, file, f_inode) };
+	struct rote_file_key key = file_key(file);
 	u32 model = s->known ? c->model : 0;
 
 	judged.update(&key, &model);
@@ -493,7 +506,7 @@ static __always_inline void file_note_judged(struct rote_scratch *s, struct rote
 
 static __always_inline int file_is_judged(struct rote_container *c, u64 file)
 {
-	struct rote_file_key key = { .file = file, .inode = FIELD(struct file, file, f_inode) };
+	struct rote_file_key key = file_key(file);
 	u32 *model = judged.lookup(&key);
 
 	return model && (*model == c->model || !is_prevented(c));

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from sensor.kernel.live import LiveKernel
+from tests.live import KernelTestSettings
 
 TESTS = Path(__file__).parent
 NEED_ROOT = {"kernel", "docker", "evasion"}
@@ -52,6 +55,22 @@ def pytest_runtest_makereport(
             f"{item.nodeid} was skipped; tests of Rote fail instead: {report.longrepr}"
         )
     return report
+
+
+@pytest.fixture(scope="session")
+def kernel_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelTestSettings]:
+    """Settings of the kernel side that all tests of a session share."""
+    bpf_dir = Path(f"/sys/fs/bpf/rote-test-{os.getpid()}")
+    yield KernelTestSettings(bpf_dir, tmp_path_factory.mktemp("run"))
+    LiveKernel.unload(bpf_dir)
+
+
+@pytest.fixture(scope="session")
+def shared_kernel(kernel_settings: KernelTestSettings) -> Iterator[LiveKernel]:
+    """The kernel side, loaded once."""
+    kernel = LiveKernel.open(kernel_settings)
+    yield kernel
+    kernel.close()
 
 
 def _folder(item: pytest.Item) -> str:

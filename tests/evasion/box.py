@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sensor.demo.busybox import root_archive
-from tests.kernel.conftest import cgroup_root
+from tests.live import cgroup_root
 
 _BUILT = Path(__file__).with_name(".build")
 _FOLDERS = (

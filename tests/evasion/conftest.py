@@ -13,7 +13,6 @@ from sensor.kernel.live import LiveKernel
 from sensor.kernel.probe import trampolines_refused
 from tests.evasion.cases import Attack, attacks, deeds, held_attacks, received_attacks
 from tests.evasion.sensor import Result, Sensor
-from tests.kernel.conftest import KernelTestSettings
 
 # Where hooks can refuse, the kernel is a virtual machine's own: everything may be tried.
 NATIVE = trampolines_refused() is not None
@@ -34,15 +33,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def sensor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sensor]:
+def sensor(shared_kernel: LiveKernel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sensor]:
     """The sensor, and the model learned."""
-    if os.geteuid() != 0:
-        pytest.fail("the evasion suite needs root: run scripts/test as root")
-    bpf_dir = Path(f"/sys/fs/bpf/rote-evasion-{os.getpid()}")
-    directory = tmp_path_factory.mktemp("evasion")
-    settings = KernelTestSettings(bpf_dir, directory, write_probe="auto", ring_size=8 << 20)
-    kernel = LiveKernel.open(settings)
-    made = Sensor(kernel, directory, privileged=not NATIVE)
+    shared_kernel.clear_knowledge()
+    made = Sensor(shared_kernel, tmp_path_factory.mktemp("evasion"), privileged=not NATIVE)
     try:
         made.start("learner")
         made.learn("learner")
@@ -51,8 +45,8 @@ def sensor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sensor]:
         yield made
     finally:
         made.close()
-        kernel.close()
-        LiveKernel.unload(bpf_dir)
+        # What later tests expect of the kernel side that all share.
+        shared_kernel.set_write_probe(on=True)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,39 +15,10 @@ import pytest
 from sensor.events import Event
 from sensor.kernel.live import LiveKernel
 from sensor.kernel.port import ContainerFlag
+from tests.live import cgroup_root
 
 _serial = itertools.count()
 _PLAIN = ContainerFlag.HOST_MOUNTS | ContainerFlag.NO_SESSIONS | ContainerFlag.WATCHED
-
-
-@dataclass
-class KernelTestSettings:
-    """What LiveKernel reads of the settings."""
-
-    bpf_dir: Path
-    run_dir: Path
-    attach: str = os.environ.get("ROTE_TEST_ATTACH", "auto")
-    write_probe: str = "always"
-    ring_size: int = 1 << 20
-    discover: bool = True
-
-
-@pytest.fixture(scope="session")
-def kernel_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelTestSettings]:
-    """Settings of the kernel side that all tests of a session share."""
-    if os.geteuid() != 0:
-        pytest.fail("the kernel tests need root: run scripts/test as root")
-    bpf_dir = Path(f"/sys/fs/bpf/rote-test-{os.getpid()}")
-    yield KernelTestSettings(bpf_dir, tmp_path_factory.mktemp("run"))
-    LiveKernel.unload(bpf_dir)
-
-
-@pytest.fixture(scope="session")
-def shared_kernel(kernel_settings: KernelTestSettings) -> Iterator[LiveKernel]:
-    """The kernel side, loaded once."""
-    kernel = LiveKernel.open(kernel_settings)
-    yield kernel
-    kernel.close()
 
 
 @pytest.fixture
@@ -58,15 +28,6 @@ def kernel(shared_kernel: LiveKernel) -> LiveKernel:
     while shared_kernel.read_events(100000):
         pass
     return shared_kernel
-
-
-def cgroup_root() -> Path:
-    """Where the hierarchy that Rote uses is mounted."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        if right.startswith("cgroup2 "):
-            return Path(left.split()[4])
-    pytest.fail("no cgroup2 file system is mounted; expected one: mount -t cgroup2 …")
 
 
 class Cgroup:

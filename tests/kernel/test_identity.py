@@ -12,7 +12,8 @@ import pytest
 from sensor.events import Actor, Event, EventFlag, EventKind
 from sensor.kernel.live import LiveKernel
 from sensor.kernel.port import ContainerFlag
-from tests.kernel.conftest import Cgroup, cgroup_root
+from tests.kernel.conftest import Cgroup
+from tests.live import cgroup_root
 
 Read = Callable[[], list[Event]]
 Make = Callable[[str], Cgroup]

@@ -13,7 +13,7 @@ import pytest
 from sensor.errors import KernelSupportError
 from sensor.kernel.live import LiveKernel
 from sensor.kernel.port import ContainerFlag, Edge, LabelKind
-from tests.kernel.conftest import KernelTestSettings, cgroup_root
+from tests.live import KernelTestSettings, cgroup_root
 
 _PLAIN = ContainerFlag.HOST_MOUNTS | ContainerFlag.NO_SESSIONS | ContainerFlag.WATCHED
 

@@ -17,6 +17,7 @@ from sensor.models.model import Model
 from sensor.models.registry import ModelRegistry
 from sensor.models.store import ModelStore
 from sensor.pipeline import Pipeline
+from sensor.rules.policy import Policy
 from sensor.testing import ReplayKernel
 from tests.unit.builders import CGROUP, container, execution
 
@@ -42,7 +43,12 @@ class Shown(Channels):
 class Story:
     """One host, from the first container on."""
 
-    def __init__(self, directory: Path, kernel: ReplayKernel | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        kernel: ReplayKernel | None = None,
+        policy: Policy | None = None,
+    ) -> None:
         self.now = 1_800_000_000.0
         self.directory = directory
         self.kernel = kernel or ReplayKernel()
@@ -54,7 +60,12 @@ class Story:
         self.audits = AuditStore(directory / "audits.db")
         self.shown = Shown(self.audits)
         self.pipeline = Pipeline(
-            self.kernel, self.models, self.audits, self.shown, clock=lambda: self.now
+            self.kernel,
+            self.models,
+            self.audits,
+            self.shown,
+            policy=policy,
+            clock=lambda: self.now,
         )
 
     def start(self, who: Container | None = None, **change: Any) -> Model:

@@ -13,16 +13,18 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
-from tests.vm.host import REPOSITORY, VmError, building, prepare_host, say
+from tests.vm.host import REPOSITORY, VmError, building, call, prepare_host, say
 from tests.vm.kernels import DEFAULT, KERNELS, Kernel, KernelMissingError, find_kernel
 from tests.vm.machine import Machine, Outcome, Settings
 from tests.vm.root import root_image
 
 _AT_A_TIME = 2
-# Loading the BPF programs takes minutes under emulation: the limit of a test is another one here.
+# Loading the BPF programs takes minutes under emulation: the limit of a test is another one here,
+# and all tests share one load. Those about loading (test_lifetime.py) run on the host only.
 _TESTS = (
-    "python", "-m", "pytest", "tests/kernel", "-p", "no:cacheprovider", "-o", "timeout=900",
-    "--durations=15", "--durations-min=2",
+    "python", "-m", "pytest", "tests/kernel", "tests/evasion",
+    "--ignore=tests/kernel/test_lifetime.py", "-p", "no:cacheprovider", "-o", "timeout=900",
+    "--basetemp=/var/tmp/tests", "--durations=15", "--durations-min=2",
 )  # fmt: skip
 _SUMMARY = re.compile(
     r"^=+ (.*\b(?:passed|failed|errors?|skipped)\b.*) in [\d.]+s.*=+$", re.MULTILINE
@@ -35,7 +37,10 @@ def main(arguments: Sequence[str]) -> int:
     options, command = _parse(arguments)
     settings = Settings(
         command=command or _TESTS,
-        environment={n: v for n, v in os.environ.items() if n.startswith("ROTE_TEST_")},
+        environment={
+            "ROTE_TEST_RESULTS": "/job/results",
+            **{n: v for n, v in os.environ.items() if n.startswith("ROTE_TEST_")},
+        },
         lsm=options.lsm,
         icount=options.icount,
         memory_mb=options.memory,
@@ -43,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         results=options.results.absolute(),
     )
     prepare_host()
+    call([REPOSITORY / "tests/evasion/build"], what="the evasion suite's programs")
     codes: list[int] = []
     with building():
         root = root_image()

@@ -3,6 +3,7 @@
 # command, hands back its output (second serial line) and its results (namespace 3 of the disk).
 export PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root LANG=C.UTF-8 LC_ALL=C.UTF-8 TERM=dumb
+export COLUMNS=250 # or pytest cuts the reasons off its summary
 
 mkdir -p /dev/pts /dev/shm /job/results
 ln -sf /proc/self/fd /dev/fd

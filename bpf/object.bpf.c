@@ -21,6 +21,7 @@
 #define O_RDWR 00000002
 #define O_CREAT 00000100
 #define O_TRUNC 00001000
+#define O_TMPFILE_BIT 020000000
 #define O_ACCMODE 00000003
 #define PROT_WRITE 0x2
 #define PROT_EXEC 0x4
@@ -46,6 +47,8 @@
 #define THREAD_SIZE 16384 /* x86-64 without KASAN; used for evidence only */
 #define SYSCALL_EXECVE 59
 #define SYSCALL_EXECVEAT 322
+#define SYSCALL_MKNOD 133
+#define SYSCALL_MKNODAT 259
 #define NAME_SIZE 256
 #define SEGMENT_WALKS 5 /* TEXT_PATH to TEXT_CWD */
 

@@ -102,6 +102,20 @@ static __always_inline void text_append_arguments(struct rote_scratch *s)
 		s->offset = offset + (u32)size;
 }
 
+/* The saved registers of the system call that runs; of a worker of io_uring: of none. */
+static __always_inline u64 current_registers(void)
+{
+	return FIELD(struct task_struct, bpf_get_current_task(), stack) + THREAD_SIZE -
+	       sizeof(struct pt_regs);
+}
+
+static __always_inline u64 current_system_call(void)
+{
+	u64 regs = current_registers();
+
+	return FIELD(struct pt_regs, regs, orig_ax);
+}
+
 /*
  * The arguments of an execution that is about to happen, for the person who reads about it. They
  * still lie in the caller's memory, where another thread may change them: nothing is decided by
@@ -109,9 +123,8 @@ static __always_inline void text_append_arguments(struct rote_scratch *s)
  */
 static __always_inline void text_append_new_arguments(struct rote_scratch *s)
 {
-	u64 regs = FIELD(struct task_struct, bpf_get_current_task(), stack) + THREAD_SIZE -
-		   sizeof(struct pt_regs);
-	u64 number = FIELD(struct pt_regs, regs, orig_ax);
+	u64 regs = current_registers();
+	u64 number = current_system_call();
 
 	if (number == SYSCALL_EXECVE)
 		s->argument[0] = FIELD(struct pt_regs, regs, si);

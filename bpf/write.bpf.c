@@ -119,6 +119,27 @@ static __always_inline int file_change(void *ctx, u64 file, u32 operation, u32 f
 	return change_end(&change);
 }
 
+/*
+ * When an open that creates comes to file_open, the file is there already. So under prevention it
+ * is path_mknod that judges it, just before; a file without a name does not come that way.
+ */
+static __always_inline int open_change(void *ctx, u64 file, u32 operation, u32 flags)
+{
+	struct rote_change change = {};
+
+	if (!change_find(&change) || !file_is_object(file, operation))
+		return 0;
+	if (operation == OPERATION_CREATE && !(flags & O_TMPFILE_BIT) && is_prevented(change.c))
+		return 0;
+	if (!change_begin(&change, operation))
+		return change_failed(&change);
+	change.s->event.open_flags = flags;
+	place_file(&change.s->place[0], file);
+	if (change_judge(ctx, change.s, change.c, change.stamp, 1) && !change.s->refused)
+		file_note_judged(change.s, change.c, file);
+	return change_end(&change);
+}
+
 /* file_open, since 2.6: every open that will succeed. O_TRUNC and O_CREAT are still visible. */
 HOOK(file_open, struct file *file)
 {
@@ -127,9 +148,8 @@ HOOK(file_open, struct file *file)
 
 	if (!(mode & (FMODE_WRITE | FMODE_CREATED)) && !(flags & O_TRUNC))
 		return 0;
-	return file_change(ctx, (u64)file,
-			   mode & FMODE_CREATED ? OPERATION_CREATE : OPERATION_OPEN_WRITE, flags,
-			   1);
+	return open_change(ctx, (u64)file,
+			   mode & FMODE_CREATED ? OPERATION_CREATE : OPERATION_OPEN_WRITE, flags);
 }
 
 /*
@@ -216,12 +236,31 @@ HOOK(path_mkdir, struct path *dir, struct dentry *dentry, umode_t mode)
 	return name_change(ctx, (u64)dir, (u64)dentry, OPERATION_MKDIR, mode);
 }
 
+/*
+ * A regular file comes into being, by open or by mknod(2). Where nothing is refused the open that
+ * follows reports it, and only mknod is reported here.
+ */
+static __always_inline int creation_is_judged(void)
+{
+	struct rote_change change = {};
+	u64 number;
+
+	if (!change_find(&change))
+		return 0;
+	number = current_system_call();
+	return is_prevented(change.c) || number == SYSCALL_MKNOD || number == SYSCALL_MKNODAT;
+}
+
 HOOK(path_mknod, struct path *dir, struct dentry *dentry, umode_t mode, unsigned int device)
 {
-	/* A regular file is judged by the open that creates it. */
-	if (!(mode & S_IFMT) || (mode & S_IFMT) == S_IFREG)
-		return 0;
-	return name_change(ctx, (u64)dir, (u64)dentry, OPERATION_MKNOD, mode);
+	u32 operation = OPERATION_MKNOD;
+
+	if (!(mode & S_IFMT) || (mode & S_IFMT) == S_IFREG) {
+		if (!creation_is_judged())
+			return 0;
+		operation = OPERATION_CREATE;
+	}
+	return name_change(ctx, (u64)dir, (u64)dentry, operation, mode);
 }
 
 HOOK(path_symlink, struct path *dir, struct dentry *dentry, const char *target)

@@ -45,7 +45,7 @@ _RAW_TRACEPOINT, _TRACING, _LSM = 17, 26, 29  # enum bpf_prog_type
 MANDATORY = (
     "sched_process_exec", "sched_process_fork", "sched_process_exit", "cgroup_mkdir",
     "cgroup_rmdir", "sys_exit", "file_open", "path_rename", "path_unlink", "bprm_check_security",
-    "mmap_file",
+    "mmap_file", "path_mknod",
 )  # fmt: skip
 # A program on every write of the host: the daemon attaches it only while it is needed.
 ON_DEMAND = "file_permission"

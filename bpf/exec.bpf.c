@@ -93,10 +93,10 @@ static __always_inline u32 actor_of_newcomer(struct rote_scratch *s, struct rote
 	return probes.lookup(&s->probe) ? ACTOR_PROBE : ACTOR_SESSION;
 }
 
-/* No two executions share it: one processor begins no two in a nanosecond. */
+/* No two executions share it for 208 days: one processor begins no two in a nanosecond. */
 static __always_inline u64 exec_id(void)
 {
-	return bpf_ktime_get_ns() << 8 | (bpf_get_smp_processor_id() & 0xff);
+	return (bpf_ktime_get_ns() << 8 | (bpf_get_smp_processor_id() & 0xff)) & ~EXEC_IDS_MADE_UP;
 }
 
 static __always_inline u32 exec_value(struct rote_exec_key *key)
@@ -179,7 +179,7 @@ static __always_inline struct rote_container *exec_container(struct rote_task_st
 
 static __always_inline void exec_note_caller(struct rote_scratch *s, struct rote_task_stamp *stamp)
 {
-	if (stamp && (stamp->exec_id & (EXEC_ID_ADOPTED | EXEC_ID_ENTERED)) == EXEC_ID_ENTERED) {
+	if (stamp && (stamp->exec_id & EXEC_IDS_MADE_UP) == EXEC_ID_ENTERED) {
 		s->event.program_node = NODE_RUNTIME;
 		s->event.caller_exec_id = stamp->exec_id;
 		s->event.actor = stamp->actor;

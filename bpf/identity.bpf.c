@@ -6,6 +6,20 @@
 #define ID_DIGITS 64
 #define NOBODY ((u64)0)
 
+/*
+ * The stamp of the acting process, or NULL for everybody outside containers: the only look-up.
+ * Who was moved into a plain cgroup is outside until it executes something.
+ */
+static __always_inline struct rote_task_stamp *task_stamp(void)
+{
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	struct rote_task_stamp *stamp = tasks.lookup(&pid);
+
+	if (!stamp || (stamp->exec_id & EXEC_IDS_MADE_UP) == EXEC_ID_ENTERED)
+		return NULL;
+	return stamp;
+}
+
 static __always_inline u64 cgroup_id_of(u64 cgroup)
 {
 	return FIELD(struct kernfs_node, FIELD(struct cgroup, cgroup, kn), id);

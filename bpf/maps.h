@@ -20,6 +20,7 @@ BPF_HASH(containers, u64, struct rote_container, 16384);
  */
 #define EXEC_ID_ADOPTED (1ULL << 63)
 #define EXEC_ID_ENTERED (1ULL << 62)
+#define EXEC_IDS_MADE_UP (EXEC_ID_ADOPTED | EXEC_ID_ENTERED)
 
 /*
  * Containers that were created but do not run yet: their model, so that they are judged from their

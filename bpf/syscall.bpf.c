@@ -177,8 +177,7 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 {
 	u64 regs = ctx->args[0];
 	long result = ctx->args[1];
-	u32 pid = bpf_get_current_pid_tgid() >> 32;
-	struct rote_task_stamp *stamp = tasks.lookup(&pid);
+	struct rote_task_stamp *stamp = task_stamp();
 	struct rote_syscall_entry *call;
 	struct rote_container *c;
 	struct rote_scratch *s;

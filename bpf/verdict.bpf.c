@@ -525,6 +525,11 @@ static __always_inline int file_is_judged(struct rote_container *c, u64 file)
 	return model && (*model == c->model || !is_prevented(c));
 }
 
+static __always_inline int file_is_regular(u64 file)
+{
+	return (FIELD(struct inode, FIELD(struct file, file, f_inode), i_mode) & S_IFMT) == S_IFREG;
+}
+
 /*
  * A file that is no pipe, socket or sink, and is not overlay's own backing file. A file without a
  * name that user space made (memfd) is memory as well.

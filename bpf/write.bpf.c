@@ -6,13 +6,6 @@
  * with the dentry itself, before anything happened; what they return is what the caller gets.
  */
 
-/* The stamp of the acting process, or NULL for everybody outside containers: the only look-up. */
-static __always_inline struct rote_task_stamp *task_stamp(void)
-{
-	u32 pid = bpf_get_current_pid_tgid() >> 32;
-
-	return tasks.lookup(&pid);
-}
 
 static __always_inline struct rote_container *stamp_container(struct rote_task_stamp *stamp)
 {
@@ -164,24 +157,9 @@ HOOK(file_permission, struct file *file, int mask)
 }
 
 /*
- * Code by another way than exec: ld.so, LD_PRELOAD, dlopen, a loader in user space. A shared
- * writable mapping writes without another call.
+ * mmap_file, since 2.6: code by another way than exec (ld.so, LD_PRELOAD, dlopen, a loader in user
+ * space); and a shared writable mapping, which writes without another call.
  */
-static __always_inline int mapping_change(void *ctx, u64 file, u64 protection, int is_shared)
-{
-	u32 is_code = 0;
-
-	if (!task_stamp())
-		return 0;
-	if (protection & PROT_EXEC)
-		is_code = !file_is_own_program(file);
-	if (!is_code && (!(protection & PROT_WRITE) || !is_shared))
-		return 0;
-	return file_change(ctx, file, is_code ? OPERATION_MAP_EXEC : OPERATION_MAP_WRITE,
-			   protection, is_code);
-}
-
-/* mmap_file, since 2.6 */
 #if ATTACH == ATTACH_LSM
 HOOK(mmap_file, struct file *file, unsigned long requested, unsigned long protection,
      unsigned long flags)
@@ -190,22 +168,54 @@ HOOK(mmap_file, struct file *file, unsigned long protection, unsigned long flags
 #endif
 {
 	u64 type = flags & MAP_TYPE;
+	u32 is_code = 0;
 
-	if (!file)
+	if (!file || !task_stamp())
 		return 0;
-	return mapping_change(ctx, (u64)file, protection,
-			      type == MAP_SHARED || type == MAP_SHARED_VALIDATE);
+	if (protection & PROT_EXEC)
+		is_code = !file_is_own_program((u64)file);
+	if (!is_code && (!(protection & PROT_WRITE) ||
+			 (type != MAP_SHARED && type != MAP_SHARED_VALIDATE)))
+		return 0;
+	return file_change(ctx, (u64)file, is_code ? OPERATION_MAP_EXEC : OPERATION_MAP_WRITE,
+			   protection, is_code);
+}
+
+/*
+ * A mapping on overlayfs holds the layer's file. Before 6.6 that goes by the container's own path;
+ * since 6.8 the path that the user opened stands right behind struct file (struct backing_file).
+ */
+static __always_inline void place_mapped_file(struct rote_place *place, u64 file)
+{
+	place_file(place, file);
+	if (FIELD(struct mount, place->mount, mnt_ns) >= ERROR_POINTER &&
+	    (FIELD(struct file, file, f_mode) & FMODE_BACKING))
+		place_path(place, file + sizeof(struct file));
 }
 
 /* file_mprotect, since 2.6: a mapping gets rights that it was not made with. */
 HOOK(file_mprotect, struct vm_area_struct *vma, unsigned long requested, unsigned long protection)
 {
 	u64 file = FIELD(struct vm_area_struct, vma, vm_file);
+	struct rote_change change = {};
+	u32 operation = OPERATION_MAP_EXEC;
 
-	if (!file)
+	if (!file || !change_find(&change))
 		return 0;
-	return mapping_change(ctx, file, protection,
-			      !!(FIELD(struct vm_area_struct, vma, vm_flags) & VM_SHARED));
+	if (!(protection & PROT_EXEC) || file_is_own_program(file)) {
+		if (!(protection & PROT_WRITE) ||
+		    !(FIELD(struct vm_area_struct, vma, vm_flags) & VM_SHARED))
+			return 0;
+		operation = OPERATION_MAP_WRITE;
+	}
+	if (!file_is_regular(file))
+		return 0;
+	if (!change_begin(&change, operation))
+		return change_failed(&change);
+	change.s->event.open_flags = protection;
+	place_mapped_file(&change.s->place[0], file);
+	change_judge(ctx, change.s, change.c, change.stamp, 1);
+	return change_end(&change);
 }
 
 /* path_truncate, since 2.6: truncate(2); before 6.2 ftruncate and O_TRUNC as well. */

@@ -452,7 +452,7 @@ class Pipeline:
             watched = self._watched.get(cgroup_id)
             if watched is None:
                 continue  # who it is turns out later; these losses are its own all the same
-            lost = counters.lost + sum(counters.errors) - watched.counted
+            lost = counters.lost + counters.unseen - watched.counted
             if lost > 0:
                 watched.counted += lost
                 self._note_lost(watched, lost)

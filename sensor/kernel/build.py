@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -51,7 +52,7 @@ MANDATORY = (
 ON_DEMAND = "file_permission"
 _OWN_PROGRAM = 1 << 31  # OWN_PROGRAM in bpf/maps.h
 _SELFTEST = "task_rename"
-_PR_SET_NAME = 15
+_PR_SET_NAME, _PR_SET_PDEATHSIG = 15, 1
 _MAPS = (
     "events", "containers", "tasks", "resolved", "counts", "edges", "exec_keys", "write_keys",
     "names", "probes", "judged", "expected", "own_objects", "syscalls", "settings", "bytes",
@@ -347,6 +348,8 @@ def _verifier_reason(output: str) -> str:
 
 def main() -> int:
     """Read the request, answer, end."""
+    # A daemon that was killed meanwhile is started again, and builds in the same place.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     request = orjson.loads(sys.stdin.buffer.read())
     try:
         answer = Builder(request).build()

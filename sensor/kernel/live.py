@@ -179,9 +179,17 @@ class LiveKernel:
         return kernel
 
     def _inherit(self, older: Path) -> None:
-        """Take over which process belongs to which container, from an earlier version's maps."""
-        for name in ("containers", "tasks"):
-            mine, is_tasks = self._maps[name], name == "tasks"
+        """Take over which process belongs to which container, from an earlier version's maps.
+
+        Not by which model it is judged: that one is not loaded here yet, and until it is the
+        earlier version goes on refusing.
+        """
+        changes = {
+            "containers": ("container", {"model": 0, "flags": 0}),
+            "tasks": ("task_stamp", {"program": 0}),
+        }
+        for name, (struct_name, change) in changes.items():
+            mine, layout = self._maps[name], self._layouts[struct_name]
             try:
                 theirs = bpf.Map(bpf.get(older / "maps" / name), mine.key_size, mine.value_size)
             except OSError:
@@ -190,13 +198,12 @@ class LiveKernel:
                 if not theirs.fits():
                     continue  # another layout: its processes are adopted one by one
                 for key, value in theirs.items():
-                    mine.update(key, self._stamp_without_program(value) if is_tasks else value)
-
-    def _stamp_without_program(self, value: bytes) -> bytes:
-        """The stamp of a task, from a trie of programs that is not ours."""
-        layout = self._layouts["task_stamp"]
-        fields: dict[str, Any] = {**layout.unpack(value), "program": 0}
-        return layout.pack(**fields)
+                    fields: dict[str, Any] = {**layout.unpack(value), **change}
+                    if name == "containers" and fields["container"] != int.from_bytes(
+                        key, "little"
+                    ):
+                        fields["flags"] = int(ContainerFlag.ALIAS)
+                    mine.update(key, layout.pack(**fields))
 
     @staticmethod
     def unload(bpf_dir: Path) -> list[str]:

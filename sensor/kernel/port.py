@@ -130,6 +130,13 @@ class ContainerCounters:
     refused: int = 0  # denied or killed
     suppressed: int = 0  # of these: not told, because too many came at once
 
+    @property
+    def unseen(self) -> int:
+        """Errors by which something went unseen; what could not be resolved was judged."""
+        return sum(
+            n for cause, n in zip(ERROR_CAUSES, self.errors, strict=True) if cause != "unresolved"
+        )
+
     def __add__(self, other: ContainerCounters) -> ContainerCounters:
         return ContainerCounters(
             events=self.events + other.events,

@@ -618,6 +618,8 @@ def deeds() -> list[Deed]:
              (Plant("/vol/tool", "program", "tool"),), says="OK"),
         Deed("map the image's code", "x_execve", ("/usr/sbin/service", "service", "once", "r_read",
                                                   "/opt/code")),
+        Deed("map the image's code and make it executable later", "x_map_later", ("/opt/code",),
+             says="PWNED"),
         Deed("read a file", "r_read", ("/etc/passwd",)),
         Deed("read what may not be written", "r_read", ("/opt/payload",)),
         Deed("read a new file on a volume", "r_read", ("/vol/readable",),

@@ -127,7 +127,8 @@ def test_processes_that_ran_before_are_adopted(make_cgroup: Make, events: Read) 
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"  # its libraries are mapped by now
-        kernel.watch(cgroup.id, model=0, flags=ContainerFlag.WATCHED)
+        flags = ContainerFlag.WATCHED | ContainerFlag.HOST_MOUNTS
+        kernel.watch(cgroup.id, model=0, flags=flags)
         kernel.adopt(process.pid, cgroup.id, session=False)
         process.communicate(b"\n", timeout=60)
     found = [e for e in events() if e.kind is EventKind.EXEC]

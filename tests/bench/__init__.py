@@ -1,0 +1,1 @@
+"""Measurements: what Rote costs, and what it survives."""

@@ -6,7 +6,6 @@
  * with the dentry itself, before anything happened; what they return is what the caller gets.
  */
 
-
 static __always_inline struct rote_container *stamp_container(struct rote_task_stamp *stamp)
 {
 	u64 id = stamp->container;
@@ -174,8 +173,8 @@ HOOK(mmap_file, struct file *file, unsigned long protection, unsigned long flags
 		return 0;
 	if (protection & PROT_EXEC)
 		is_code = !file_is_own_program((u64)file);
-	if (!is_code && (!(protection & PROT_WRITE) ||
-			 (type != MAP_SHARED && type != MAP_SHARED_VALIDATE)))
+	if (!is_code &&
+	    (!(protection & PROT_WRITE) || (type != MAP_SHARED && type != MAP_SHARED_VALIDATE)))
 		return 0;
 	return file_change(ctx, (u64)file, is_code ? OPERATION_MAP_EXEC : OPERATION_MAP_WRITE,
 			   protection, is_code);

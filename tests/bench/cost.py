@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sensor.containers.container import Image
 from sensor.events import Actor, OperationClass, Origin
@@ -30,18 +29,24 @@ from sensor.kernel.port import ContainerFlag
 from sensor.models.keys import ExecKey, Program, WriteKey
 from sensor.models.model import Evidence, Model
 from sensor.responses.knowledge import Knowledge
+from tests.bench import peers
 from tests.live import KernelTestSettings, cgroup_root
 
-BUILT = Path(__file__).parents[1] / "evasion/.build/bench"
+BUILT = Path(__file__).with_name(".build")
 _PROGRAMS = Path("/opt/bench")
 _TMPFS = Path("/tmp/bench")
 _EXT4 = Path("/var/tmp/bench")
 _FLAGS = ContainerFlag.HOST_MOUNTS | ContainerFlag.NO_SESSIONS | ContainerFlag.WATCHED
+_ALERT = ContainerFlag(0)
 _ROUNDS = 9
 _MAP_UPDATE_BATCH = 26  # enum bpf_cmd
-_OTHERS = "/srv/other"
 
 Costs = dict[str, float]
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"cost: {text}\n")
+    sys.stdout.flush()
 
 
 @dataclass
@@ -68,7 +73,7 @@ def run_operations(
     command = [*wrapper, str(_PROGRAMS / "operations"), str(_PROGRAMS), str(_TMPFS), str(_EXT4)]
     result = subprocess.run(
         [*command, str(_ROUNDS), *([only] if only else [])],
-        preexec_fn=enter,  # noqa: PLW1509 - no threads here
+        preexec_fn=enter,
         capture_output=True,
         text=True,
         timeout=600,
@@ -125,12 +130,12 @@ class Bench:
         self.save()
         base = self.report.situations.get("nothing", costs)
         line = " ".join(f"{o}={c:.0f}({c / base[o]:.3f})" for o, c in costs.items())
-        print(f"cost: {name}: {line}", flush=True)
+        _say(f"{name}: {line}")
 
     def note(self, text: str) -> None:
         """Keep a remark."""
         self.report.notes.append(text)
-        print(f"cost: {text}", flush=True)
+        _say(text)
         self.save()
 
     def save(self) -> None:
@@ -156,7 +161,7 @@ class Bench:
                     found[hook] = [(runs - runs0) / number, (spent - spent0) / (runs - runs0)]
             self.report.hooks[f"{name} {operation}"] = {h: found[h] for h in sorted(found)}
             said = " ".join(f"{h}={n:.2f}x{i:.0f}" for h, (n, i) in sorted(found.items()))
-            print(f"cost: hooks: {name} {operation}: {said}", flush=True)
+            _say(f"hooks: {name} {operation}: {said}")
         switch.write_text("0")
         self.save()
 
@@ -195,7 +200,7 @@ class Rote:
         self.model = _model()
         self.knowledge.load(self.model)
 
-    def watch(self, flags: ContainerFlag = ContainerFlag(0)) -> None:
+    def watch(self, flags: ContainerFlag = _ALERT) -> None:
         """Watch the cgroup, under prevention or not."""
         self.kernel.watch(
             self.cgroup_id, model=self.knowledge.number(self.model), flags=_FLAGS | flags
@@ -284,10 +289,10 @@ def _model() -> Model:
 
 
 @contextmanager
-def empty_programs() -> Iterator[None]:
+def empty_programs(*options: str) -> Iterator[None]:
     """Programs that do nothing, on the hooks that Rote uses."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.empty"],
+        [sys.executable, "-m", "tests.bench.empty", *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -303,6 +308,25 @@ def empty_programs() -> Iterator[None]:
         process.wait(60)
 
 
+def measure_peers(bench: Bench) -> None:
+    """The distribution's tools; they change the kernel for good, so they come last."""
+    if bench.wants("fapolicyd"):
+        forbidden = _PROGRAMS / "forbidden"
+        shutil.copy(_PROGRAMS / "tiny-static", forbidden)
+        with peers.fapolicyd(forbidden):
+            bench.take("fapolicyd")
+    if bench.wants("auditd"):
+        with peers.auditd():
+            bench.take("auditd")
+
+
+def measure_apparmor(bench: Bench) -> None:
+    """AppArmor, in a machine that booted with it: without a profile, and with one."""
+    bench.take("AppArmor, no profile")
+    with peers.apparmor(_PROGRAMS, _TMPFS, _EXT4):
+        bench.take("AppArmor")
+
+
 def measure_rote(bench: Bench) -> None:
     """All situations without and with Rote."""
     bench.take("nothing")
@@ -310,7 +334,8 @@ def measure_rote(bench: Bench) -> None:
     if bench.wants("empty programs"):
         with empty_programs():
             bench.take("empty programs")
-        bench.take("empty programs, removed")
+        with empty_programs("--write"):
+            bench.take("empty programs, each write")
     rote = Rote(bench)
     try:
         bench.take("loaded, nothing watched")
@@ -353,8 +378,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="beginnings of situations' names, by ;")
     arguments = parser.parse_args()
     prepare()
-    only = tuple(part for part in arguments.only.split(";") if part)
-    measure_rote(Bench(arguments.output, only))
+    bench = Bench(arguments.output, tuple(part for part in arguments.only.split(";") if part))
+    if "apparmor" in Path("/sys/kernel/security/lsm").read_text().split(","):
+        measure_apparmor(bench)
+        return
+    measure_rote(bench)
+    measure_peers(bench)
 
 
 if __name__ == "__main__":

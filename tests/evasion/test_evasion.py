@@ -38,10 +38,11 @@ def test_the_service_goes_on(guarded: Sensor, deed: Deed) -> None:
         plant_in(box, plant)
     before = len(guarded.recorded("guarded"))
     answer = box.command(deed.technique, *deed.args)
-    assert answer.outcomes == ["e0"], answer
-    assert deed.says in "\n".join(answer.said)
     new = guarded.recorded("guarded")[: len(guarded.recorded("guarded")) - before]
-    assert not new, [(audit.type, audit.program, audit.path) for audit in new]
+    told = [(audit.type, audit.operation, audit.program, audit.path, audit.origin) for audit in new]
+    assert answer.outcomes == ["e0"], (answer, told)
+    assert deed.says in "\n".join(answer.said)
+    assert not told
 
 
 def _try(box: Box, attack: Attack, *, again: bool = False) -> tuple[Answer, bool]:

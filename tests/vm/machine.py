@@ -18,7 +18,7 @@ from tests.vm.disk import SIGNATURE
 from tests.vm.host import REPOSITORY, VmError, call, end
 from tests.vm.kernels import Kernel
 
-_BUILT = "tests/evasion/.build"
+_BUILT = ("tests/evasion/.build", "tests/bench/.build")
 _RESULTS_BYTES = 1 << 30  # sparse
 # What a kernel must not say. A soft lockup or a stall may be the emulation's slowness.
 _COMPLAINT = re.compile(r"(?:BUG: (?!soft lockup)|Oops|WARNING: .* at |general protection fault).*")
@@ -172,8 +172,9 @@ def _pack_job(path: Path, settings: Settings) -> None:
         f"export {name}={shlex.quote(value)}\n" for name, value in settings.environment.items()
     )
     with tarfile.open(path, "w") as tar:
-        if (REPOSITORY / _BUILT).exists():  # there is no compiler in the guest
-            tar.add(REPOSITORY / _BUILT, f"rote/{_BUILT}")
+        for name in _BUILT:
+            if (REPOSITORY / name).exists():  # there is no compiler in the guest
+                tar.add(REPOSITORY / name, f"rote/{name}")
         for name in sorted(set(listed.split("\0")) - {""}):
             file = REPOSITORY / name
             if file.is_symlink() or file.is_file():  # not if removed and not yet committed

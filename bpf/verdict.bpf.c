@@ -467,6 +467,17 @@ static __always_inline int file_is_own_program(u64 file)
 	       FIELD(struct file, task_program_file(bpf_get_current_task()), f_inode);
 }
 
+/* What mmap makes of the protection that was asked for (mmap_prot() in security/security.c). */
+static __always_inline u64 mapped_protection(u64 protection)
+{
+	u64 task = bpf_get_current_task();
+
+	if ((protection & PROT_READ) &&
+	    (FIELD(struct task_struct, task, personality) & READ_IMPLIES_EXEC))
+		return protection | PROT_EXEC;
+	return protection;
+}
+
 static __always_inline u32 operation_class(u32 operation)
 {
 	if (operation <= OPERATION_MAP_WRITE)

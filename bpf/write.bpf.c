@@ -171,6 +171,7 @@ HOOK(mmap_file, struct file *file, unsigned long protection, unsigned long flags
 
 	if (!file || !task_stamp())
 		return 0;
+	protection = mapped_protection(protection);
 	if (protection & PROT_EXEC)
 		is_code = !file_is_own_program((u64)file);
 	if (!is_code &&
@@ -182,14 +183,23 @@ HOOK(mmap_file, struct file *file, unsigned long protection, unsigned long flags
 
 /*
  * A mapping on overlayfs holds the layer's file. Before 6.6 that goes by the container's own path;
- * since 6.8 the path that the user opened stands right behind struct file (struct backing_file).
+ * since 6.8 the path that the user opened stands right behind struct file (struct backing_file). The
+ * bit that says so moved, so what stands there has to be a path on an overlay as well.
  */
 static __always_inline void place_mapped_file(struct rote_place *place, u64 file)
 {
+	struct rote_place opened;
+	u64 super;
+
 	place_file(place, file);
-	if (FIELD(struct mount, place->mount, mnt_ns) >= ERROR_POINTER &&
-	    (FIELD(struct file, file, f_mode) & FMODE_BACKING))
-		place_path(place, file + sizeof(struct file));
+	if (FIELD(struct mount, place->mount, mnt_ns) < ERROR_POINTER ||
+	    !(FIELD(struct file, file, f_mode) & FMODE_BACKING))
+		return;
+	place_path(&opened, file + sizeof(struct file));
+	super = FIELD(struct dentry, opened.dentry, d_sb);
+	if (super && super == FIELD(struct mount, opened.mount, mnt.mnt_sb) &&
+	    FIELD(struct super_block, super, s_magic) == OVERLAYFS_SUPER_MAGIC)
+		*place = opened;
 }
 
 /* file_mprotect, since 2.6: a mapping gets rights that it was not made with. */

@@ -63,6 +63,7 @@ class Settings:
     ring_size: int = 8 << 20
     runtimes: tuple[str, ...] = ("auto",)
     watches: tuple[str, ...] = ()
+    lock: bool = False  # guard the daemon and the pins against everybody but `rote`
     discover: bool = True  # recognise containers by the names of their cgroups
     log_format: str = "text"
     log_level: str = "info"

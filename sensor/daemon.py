@@ -103,7 +103,7 @@ class Daemon:
             registry = Registry(runtimes(settings), settings.watches, pipeline.on_container)
             pipeline.registry = registry
             self.pipeline = pipeline
-            handlers = Handlers(pipeline, _shown(settings))
+            handlers = Handlers(pipeline, _shown(settings), self.stop)
             server = ControlServer(settings.socket, handlers.table())
             await server.start()
             channels.start()

@@ -19,6 +19,7 @@ class KernelTestSettings:
     write_probe: str = "always"
     ring_size: int = 1 << 20
     discover: bool = True
+    lock: bool = False
 
 
 def cgroup_root() -> Path:

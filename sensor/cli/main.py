@@ -17,6 +17,7 @@ from sensor.cli.models import models
 from sensor.cli.run import run
 from sensor.cli.shell import completion, man
 from sensor.cli.status import status
+from sensor.cli.stop import stop
 from sensor.cli.unload import unload
 from sensor.control.client import Client
 from sensor.errors import RoteError
@@ -74,7 +75,9 @@ def rote(context: click.Context, run_dir: Path, state_dir: Path, debug: bool) ->
     context.obj = Context(run_dir, state_dir, debug)
 
 
-for command in (run, status, doctor, containers, models, audits, unload, demo, completion, man):
+for command in (
+    run, stop, status, doctor, containers, models, audits, unload, demo, completion, man,
+):  # fmt: skip
     rote.add_command(command)
 
 

@@ -110,6 +110,12 @@ class _Watch(click.ParamType[str]):
     "while a container under prevention holds such a descriptor. Costs each write on the host.",
 )
 @click.option(
+    "--lock",
+    is_flag=True,
+    help="Let nobody on this host but `rote` trace or signal the daemon, remove its pins or get at "
+    "its maps and programs, root included. Stop it with `rote stop`. Costs each exec and exit.",
+)
+@click.option(
     "--discover/--no-discover",
     default=True,
     show_default=True,
@@ -191,6 +197,7 @@ def run(context: Any, /, **options: Any) -> None:
             ring_size=options["ring_size"],
             runtimes=tuple(options["runtimes"]),
             watches=tuple(options["watches"]),
+            lock=options["lock"],
             discover=options["discover"],
             log_format=options["log_format"],
             log_level=options["log_level"],

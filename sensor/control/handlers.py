@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -28,16 +29,21 @@ class Handlers:
     Args:
         pipeline: the running loop.
         settings: what `rote status` says of them.
+        stop: lets the daemon end.
     """
 
-    def __init__(self, pipeline: Pipeline, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, pipeline: Pipeline, settings: dict[str, Any], stop: Callable[[], None]
+    ) -> None:
         self._pipeline = pipeline
         self._settings = settings
+        self._stop = stop
 
     def table(self) -> dict[str, Handler]:
         """Verb → handler."""
         return {
             "status": self._status,
+            "stop": self._end,
             "containers": lambda _: self._pipeline.containers(),
             "models.list": self._models_list,
             "models.show": self._models_show,
@@ -53,6 +59,10 @@ class Handlers:
 
     def _status(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"version": __version__, **self._pipeline.status(), "settings": self._settings}
+
+    def _end(self, _: dict[str, Any]) -> int:
+        asyncio.get_running_loop().call_soon(self._stop)
+        return os.getpid()
 
     def _models_list(self, _: dict[str, Any]) -> list[dict[str, Any]]:
         return [summary(model) for model in self._pipeline.models.all()]

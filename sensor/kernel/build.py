@@ -31,7 +31,7 @@ from sensor.kernel.headers import header_tree
 from sensor.kernel.layout import check_mirrors, header
 from sensor.kernel.probe import lsm_refused, trampolines_refused
 from sensor.kernel.syscalls import syscall_table
-from sensor.kernel.unit import unit_text
+from sensor.kernel.unit import LOCK, MAIN, unit_text
 from sensor.paths import MARKS
 
 ATTACH_NUMBERS = {"tracepoint": 0, "fmod-ret": 1, "lsm": 2}
@@ -50,6 +50,8 @@ MANDATORY = (
 )  # fmt: skip
 # A program on every write of the host: the daemon attaches it only while it is needed.
 ON_DEMAND = "file_permission"
+_LOCK_MAPS = ("lock_keepers", "lock_objects", "lock_settings")
+_LOCK_HOOKS = 13  # of bpf/lock.bpf.c
 _OWN_PROGRAM = 1 << 31  # OWN_PROGRAM in bpf/maps.h
 _SELFTEST = "task_rename"
 _PR_SET_NAME, _PR_SET_PDEATHSIG = 15, 1
@@ -64,8 +66,8 @@ class Builder:
 
     Args:
         request: ``attach`` (candidates, best first), ``pins`` (directory to pin in), ``cache``,
-            ``ring_pages``, ``cgroup_subsys``, ``cgroup_hierarchy``, ``settings`` (enum
-            rote_config_key → value).
+            ``lock`` (the script that may unlock, or ""), ``daemon_pid``, ``ring_pages``,
+            ``cgroup_subsys``, ``cgroup_hierarchy``, ``settings`` (enum rote_config_key → value).
     """
 
     def __init__(self, request: dict[str, Any]) -> None:
@@ -73,6 +75,9 @@ class Builder:
         self.missing: list[tuple[str, str]] = []
         self.links: dict[str, int] = {}
         self.verified: dict[str, int] = {}
+        self.modules: list[Any] = []  # kept: their descriptors are used later
+        self.maps: dict[str, int] = {}
+        self.programs: dict[str, tuple[int, int]] = {}
 
     def build(self) -> dict[str, Any]:
         """Try the candidates in order; the answer for the daemon.
@@ -94,6 +99,8 @@ class Builder:
                 continue
             try:
                 self._bring_up(bcc, attach)
+                if self.request["lock"]:
+                    self._bring_up_lock(bcc, attach)
             except _RefusedError as error:
                 notes.append(f"{attach}: {error}")
                 self._take_down()
@@ -115,16 +122,14 @@ class Builder:
         module = self._compile(bcc, attach)
         maps = {name: module[name].map_fd for name in _MAPS}
         self._fill(maps)
-        names = [
-            bcc.lib.bpf_function_name(module.module, i)
-            for i in range(bcc.lib.bpf_num_functions(module.module))
-        ]
         programs = {
             hook: (fd, kind)
-            for name in sorted(names, key=_mandatory_first)
+            for name in sorted(_functions(bcc, module), key=_mandatory_first)
             for hook, fd, kind in self._load(module, name)
         }
         self._selftest(module, programs.pop(_SELFTEST)[0])
+        self.modules.append(module)
+        self.maps, self.programs = maps, programs
         pins = Path(self.request["pins"])
         for directory in (pins / "maps", pins / "programs", pins / "links"):
             directory.mkdir(parents=True, exist_ok=True)
@@ -142,6 +147,55 @@ class Builder:
                 continue
             bpf.pin(self.links[hook], pins / "links" / hook)
 
+    def _bring_up_lock(self, bcc: Any, attach: str) -> None:
+        """Load the lock's own unit. None of its hooks is optional."""
+        module = self._compile(bcc, attach, LOCK)
+        maps = {name: module[name].map_fd for name in _LOCK_MAPS}
+        programs = {}
+        for name in _functions(bcc, module):
+            for hook, fd, kind in self._load(module, name):
+                programs[hook] = (fd, kind)
+        if len(programs) != _LOCK_HOOKS:
+            lacking = "; ".join(f"{hook}: {reason}" for hook, reason in self.missing)
+            raise _RefusedError(f"--lock: this kernel lacks a hook: {lacking}")
+        self._fill_lock(maps, programs)
+        pins = Path(self.request["pins"])
+        for map_name, fd in maps.items():
+            bpf.pin(fd, pins / "maps" / map_name)
+        for hook, (fd, kind) in programs.items():
+            label = f"lock.{hook}"
+            self.links[label] = bpf.attach(fd, hook if kind == _RAW_TRACEPOINT else None)
+            bpf.pin(self.links[label], pins / "links" / label)
+
+    def _fill_lock(self, maps: dict[str, int], programs: dict[str, tuple[int, int]]) -> None:
+        """Who the lock lets through, and what it guards: both units' objects and the pins."""
+        keys = header().enums["lock_key"]
+        script, place = (
+            Path(self.request["lock"]).stat(),
+            Path(self.request["pins"]).parent.stat(),
+        )
+        values = {
+            "LOCK_DAEMON_PID": self.request["daemon_pid"],
+            "LOCK_SCRIPT_INODE": script.st_ino,
+            "LOCK_SCRIPT_DEVICE": _kernel_device(script.st_dev),
+            "LOCK_PINS": place.st_ino,
+            "LOCK_BPFFS": _kernel_device(place.st_dev),
+        }
+        own = {bpf.object_id(fd) for fd in (*self.maps.values(), *maps.values())}
+        own |= {
+            bpf.object_id(fd) | _OWN_PROGRAM
+            for fd, _ in (*self.programs.values(), *programs.values())
+        }
+        with contextlib.closing(bpf.Map(os.dup(maps["lock_settings"]), 4, 8)) as settings:
+            for name, value in values.items():
+                settings.update(keys[name].to_bytes(4, "little"), value.to_bytes(8, "little"))
+        with contextlib.closing(bpf.Map(os.dup(maps["lock_keepers"]), 4, 4)) as keepers:
+            for pid in (os.getpid(), self.request["daemon_pid"]):
+                keepers.update(pid.to_bytes(4, "little"), (2).to_bytes(4, "little"))
+        with contextlib.closing(bpf.Map(os.dup(maps["lock_objects"]), 4, 4)) as objects:
+            for number in own:
+                objects.update(number.to_bytes(4, "little"), bytes(4))
+
     def _note_own(self, maps: dict[str, int], programs: dict[str, tuple[int, int]]) -> None:
         """Let the guard know which maps and programs are Rote's."""
         own = bpf.Map(os.dup(maps["own_objects"]), 4, 4)
@@ -151,7 +205,7 @@ class Builder:
             own.update((bpf.object_id(fd) | _OWN_PROGRAM).to_bytes(4, "little"), bytes(4))
         own.close()
 
-    def _compile(self, bcc: Any, attach: str) -> Any:
+    def _compile(self, bcc: Any, attach: str, main: str = MAIN) -> Any:
         bcc.BPF._trace_autoload = lambda _: None  # noqa: SLF001 - the only way not to attach
         flags = [
             "-ffine-grained-bitfield-accesses",
@@ -163,7 +217,7 @@ class Builder:
         ]
         with _captured_stderr() as output:
             try:
-                module = bcc.BPF(text=unit_text(), cflags=flags)
+                module = bcc.BPF(text=unit_text(main=main), cflags=flags)
             except Exception as error:
                 raise KernelSupportError(
                     f"the BPF sources do not compile against this kernel: {_first_error(output())}"
@@ -246,7 +300,18 @@ class Builder:
     def _take_down(self) -> None:
         for fd in self.links.values():
             os.close(fd)
-        remove_pins(Path(self.request["pins"]))
+        with contextlib.suppress(PermissionError):  # under another version's lock
+            remove_pins(Path(self.request["pins"]))
+
+
+def _functions(bcc: Any, module: Any) -> list[bytes]:
+    number = bcc.lib.bpf_num_functions(module.module)
+    return [bcc.lib.bpf_function_name(module.module, i) for i in range(number)]
+
+
+def _kernel_device(device: int) -> int:
+    """A device as the kernel keeps it (MKDEV)."""
+    return os.major(device) << 20 | os.minor(device)
 
 
 class _RefusedError(Exception):

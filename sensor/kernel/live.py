@@ -39,7 +39,7 @@ from sensor.kernel.port import (
     WriteEntry,
 )
 from sensor.kernel.ring import Ring
-from sensor.kernel.unit import fingerprint, unit_text
+from sensor.kernel.unit import LOCK, fingerprint, unit_text
 
 _BUILD_SECONDS = 300  # an emulated machine needs most of a minute
 _NAME_HOLDS_NS = 60 * 10**9
@@ -47,6 +47,7 @@ _REMEMBERED_PROGRAMS = 16384
 _GUARANTEE = {"lsm": "deny", "fmod-ret": "deny", "tracepoint": "kill"}
 _ADOPTED = 1 << 63  # EXEC_ID_ADOPTED in bpf/maps.h
 _EXEC_KNOWN, _EXEC_BY_APPLET = 1, 2  # enum rote_exec_value
+_KEEPER = (2).to_bytes(4, "little")  # KEEPER in bpf/lock.bpf.c
 _WRITE_HOOK = "file_permission"
 _ID_DIGITS = 64
 
@@ -77,6 +78,10 @@ class KernelSettings(Protocol):
     @property
     def discover(self) -> bool:
         """See ``Settings.discover``."""
+
+    @property
+    def lock(self) -> bool:
+        """See ``Settings.lock``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +148,7 @@ class LiveKernel:
         _require_bpffs(settings.bpf_dir)
         name = fingerprint(
             unit_text(),
+            *([unit_text(main=LOCK)] if settings.lock else []),
             btf_bytes(),
             settings.attach,
             str(settings.ring_size),
@@ -156,7 +162,11 @@ class LiveKernel:
         if answer is None:
             if pins.exists():
                 remove_pins(pins)
-            answer = _build(settings, layout, pins, cache or settings.run_dir / "cache")
+            try:
+                answer = _build(settings, layout, pins, cache or settings.run_dir / "cache")
+            except KernelSupportError:
+                remove_pins(pins)  # what the builder could not remove under another's lock
+                raise
             described.write_bytes(orjson.dumps(answer))
         # What another version left goes on refusing until its successor knows all containers.
         older = tuple(sorted(path for path in settings.bpf_dir.iterdir() if path != pins))
@@ -170,7 +180,22 @@ class LiveKernel:
             load_seconds=round(time.monotonic() - started, 3),
             notes=tuple(answer["notes"]),
         )
-        kernel = cls(pins, attachment, settings.ring_size, older)
+        try:
+            kernel = cls(pins, attachment, settings.ring_size, older)
+        except PermissionError as error:
+            raise KernelSupportError(
+                f"{pins}: {error.strerror}; the kernel side is locked: expected to be started as "
+                "the `rote` that locked it, or after `rote unload` by that one"
+            ) from error
+        if settings.lock:
+            kernel.note_daemon()
+        if settings.lock and not reused:
+            try:
+                kernel.check_lock(lock_script())
+            except KernelSupportError:
+                kernel.close()
+                remove_pins(pins)
+                raise
         if settings.write_probe == "always":
             kernel.set_write_probe(on=True)
         if not reused:
@@ -214,6 +239,37 @@ class LiveKernel:
                 removed.extend(f"{pins.name}/{item}" for item in remove_pins(pins))
             bpf_dir.rmdir()
         return removed
+
+    def note_daemon(self) -> None:
+        """Tell the lock which process is the daemon."""
+        key = header().enums["lock_key"]["LOCK_DAEMON_PID"].to_bytes(4, "little")
+        with contextlib.closing(
+            bpf.Map(bpf.get(self._pins / "maps/lock_settings"), 4, 8)
+        ) as settings:
+            settings.update(key, os.getpid().to_bytes(8, "little"))
+
+    def check_lock(self, script: Path) -> None:
+        """See whether an execution of the script is recognised; else nobody could unlock.
+
+        Raises:
+            KernelSupportError: it is not.
+        """
+        keepers = bpf.Map(bpf.get(self._pins / "maps/lock_keepers"), 4, 4)
+        with contextlib.closing(keepers):
+            process = subprocess.Popen(
+                [script, "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            key = process.pid.to_bytes(4, "little")
+            try:
+                while process.poll() is None:
+                    if keepers.lookup(key) == _KEEPER:
+                        return
+            finally:
+                process.wait(60)
+        raise KernelSupportError(
+            f"--lock: {script}: its execution is not recognised by its inode; expected a file "
+            "system that shows the inode numbers that the kernel has"
+        )
 
     def fileno(self) -> int:
         """The ring's descriptor."""
@@ -616,6 +672,22 @@ def _require_bpffs(directory: Path) -> None:
         )
 
 
+def lock_script() -> Path:
+    """The script whose execution makes a keeper: the `rote` that runs now.
+
+    Raises:
+        KernelSupportError: this process was started another way.
+    """
+    path = Path(sys.argv[0]).resolve()
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if path.name == "rote" and file.read(2) == b"#!":
+            return path
+    raise KernelSupportError(
+        f"--lock: started as {path}; expected the installed `rote` script, because that is what "
+        "stays able to unlock"
+    )
+
+
 def _reusable(pins: Path, described: Path) -> dict[str, Any] | None:
     """What was pinned, if it is all still there."""
     with contextlib.suppress(OSError, orjson.JSONDecodeError):
@@ -631,8 +703,16 @@ def _build(
 ) -> dict[str, Any]:
     keys = header().enums["config_key"]
     attach = settings.attach
+    if attach == "auto":
+        candidates = [name for name in _candidates() if name != "tracepoint" or not settings.lock]
+    else:
+        candidates = [attach]
+    if settings.lock and "tracepoint" in candidates:
+        raise KernelSupportError("--lock: the tracepoint attachment can refuse nothing")
     request = {
-        "attach": _candidates() if attach == "auto" else [attach],
+        "attach": candidates,
+        "lock": str(lock_script()) if settings.lock else "",
+        "daemon_pid": os.getpid(),
         "pins": str(pins),
         "cache": str(cache),
         "ring_pages": settings.ring_size // os.sysconf("SC_PAGESIZE"),

@@ -14,16 +14,17 @@ from sensor.errors import KernelSupportError
 from sensor.kernel.sources import bpf_source_dir
 
 MAIN = "sensor.bpf.c"
+LOCK = "lock.bpf.c"
 _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
 
 
-def unit_text(directory: Path | None = None) -> str:
-    """The whole unit as one text.
+def unit_text(directory: Path | None = None, main: str = MAIN) -> str:
+    """A whole unit as one text.
 
     Raises:
         KernelSupportError: a part is missing from the installation.
     """
-    return _expand(directory or bpf_source_dir(), MAIN)
+    return _expand(directory or bpf_source_dir(), main)
 
 
 def _expand(directory: Path, name: str) -> str:

@@ -256,6 +256,7 @@ def _code() -> Iterable[Attack]:
         )  # fmt: skip
         for way, technique in (
             ("mapped", "x_map"), ("mapped shared", "x_map_shared"), ("mapped later", "x_map_later"),
+            ("mapped under an old personality", "x_map_personality"),
         ):  # fmt: skip
             yield Attack(
                 f"code from {place} {way}", "code", technique, (code.path,), (code,), source="E27",

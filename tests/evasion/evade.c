@@ -29,6 +29,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/personality.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/sendfile.h>
@@ -339,6 +340,21 @@ static int x_map_shared(char **a)
 static int x_map_later(char **a)
 {
 	return run_mapped(a[0], PROT_READ, MAP_PRIVATE);
+}
+
+/* An old personality: whatever is mapped for reading can be executed. */
+static int x_map_personality(char **a)
+{
+	int fd = open(a[0], O_RDONLY);
+	void *code;
+
+	if (fd < 0 || personality(READ_IMPLIES_EXEC) < 0)
+		return errno;
+	code = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, fd, 0);
+	if (code == MAP_FAILED)
+		return errno;
+	((void (*)(void))code)();
+	return 0;
 }
 
 static int x_map_memory(char **a)
@@ -1398,6 +1414,7 @@ static const struct technique techniques[] = {
 	T(x_map),
 	T(x_map_shared),
 	T(x_map_later),
+	T(x_map_personality),
 	T(x_map_memory),
 	T(x_environment),
 	T(x_dlopen),

@@ -173,6 +173,9 @@ enum rote_config_key {
 	CONFIG_HOST_MOUNTS = 1, /* inode number of the host's mount namespace */
 	CONFIG_SELF_PID = 2,
 	CONFIG_WRITE_PROBE = 3, /* 1: writes through descriptors opened elsewhere are judged */
+	CONFIG_RENAME_LOCK = 4, /* address of the kernel's rename_lock; 0: places are not cached */
+	CONFIG_MOUNT_LOCK = 5,
+	CONFIG_GENERATION = 6, /* changes with the path trie */
 	CONFIG_KEYS = 8,
 };
 
@@ -272,6 +275,13 @@ struct rote_edge_key {
 	char name[256]; /* whole component, padded with NUL */
 };
 
+/* The same for names that fit: a quarter of the work. Begins like the long one. */
+struct rote_short_edge_key {
+	u32 parent;
+	u32 kind;
+	char name[24];
+};
+
 struct rote_edge {
 	u32 node;
 	u32 flags;
@@ -324,6 +334,32 @@ struct rote_file_key {
 	u32 generation;
 };
 
+/*
+ * A directory, as a container sees it. Addresses are used again, so it is named by what stays its
+ * own; those of mounts and namespaces end with a change of mounts.
+ */
+struct rote_place_key {
+	u64 inode; /* number */
+	u64 address;
+	u64 vfsmount;
+	u64 mount_namespace;
+	u64 container;
+	u32 device;
+	u32 generation;
+	u32 root; /* of the trie */
+	u32 pad;
+};
+
+/* Where in the trie it is. Holds while nothing was renamed or mounted and the trie is the same. */
+struct rote_place_known {
+	u32 renames;
+	u32 mounts;
+	u32 trie;
+	u32 node;
+	u32 node_flags;
+	u32 left; /* components that the trie does not have */
+};
+
 struct rote_syscall_entry {
 	u32 shape;
 	u32 operation;
@@ -349,6 +385,9 @@ _Static_assert(sizeof(struct rote_task_stamp) == 24, "task_stamp");
 _Static_assert(sizeof(struct rote_container) == 48, "container");
 _Static_assert(sizeof(struct rote_counters) == 104, "counters");
 _Static_assert(sizeof(struct rote_edge_key) == 264, "edge_key");
+_Static_assert(sizeof(struct rote_short_edge_key) == 32, "short_edge_key");
+_Static_assert(sizeof(struct rote_place_key) == 56, "place_key");
+_Static_assert(sizeof(struct rote_place_known) == 24, "place_known");
 _Static_assert(sizeof(struct rote_exec_key) == 20, "exec_key");
 _Static_assert(sizeof(struct rote_name_key) == 288, "name_key");
 _Static_assert(sizeof(struct rote_probe_key) == 264, "probe_key");

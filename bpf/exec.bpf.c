@@ -28,24 +28,27 @@ static __always_inline struct rote_edge *applet_edge(struct rote_scratch *s, u32
 						     u64 argument)
 {
 	u32 start;
+	long size;
 
 	bpf_probe_read_kernel(s->name.name, NAME_SIZE, s->zero);
 	bpf_probe_read_user_str(s->name.name, NAME_SIZE, (void *)argument);
 	start = name_last_component(s);
 	bpf_probe_read_kernel(s->key.name, NAME_SIZE, s->zero);
-	bpf_probe_read_kernel_str(s->key.name, NAME_SIZE, &s->name.name[start & (NAME_SIZE - 1)]);
+	size = bpf_probe_read_kernel_str(s->key.name, NAME_SIZE,
+					 &s->name.name[start & (NAME_SIZE - 1)]);
 	s->key.parent = program;
 	s->key.kind = LABEL_KIND_APPLET;
-	return edges.lookup(&s->key);
+	return edge_find(&s->key, size > 0 ? size - 1 : 0);
 }
 
 /*
- * The node of the program that now runs: its path, and for a multi-call binary its applet, which
+ * The node of the program that now runs: its path (s->node), and for a multi-call binary its
+ * applet, which
  * is argv[0], or argv[1] where argv[0] is the binary's own name (`busybox nc`).
  */
 static __always_inline u32 program_node(struct rote_scratch *s)
 {
-	u32 program = match_program_path(s);
+	u32 program = s->position ? NODE_NONE : s->node;
 	u64 mm = FIELD(struct task_struct, bpf_get_current_task(), mm);
 	u64 argument, end;
 	struct rote_edge *edge;
@@ -193,23 +196,53 @@ static __always_inline void exec_note_caller(struct rote_scratch *s, struct rote
 	}
 }
 
-/* The file: where its walk ends (its components are in s->dentries), and its origin. */
+/*
+ * The file, a pointer of a known type: where its walk ends, its origin, and in s->node the node of
+ * its path, if s->position is 0.
+ */
 static __always_inline void exec_note_file(struct rote_scratch *s, struct rote_container *c,
 					   u64 file)
 {
-	u64 inode = FIELD(struct file, file, f_inode);
+	u64 inode = LOAD(struct file, file, f_inode);
+	u64 dentry = LOAD(struct file, file, f_path.dentry);
+	u64 vfsmount = LOAD(struct file, file, f_path.mnt);
 
-	place_file(&s->place[TEXT_PATH], file);
-	walk(s, s->place[TEXT_PATH].dentry, s->place[TEXT_PATH].mount);
+	s->place[TEXT_PATH].dentry = dentry;
+	s->place[TEXT_PATH].vfsmount = vfsmount;
+	s->recalled = place_recall(s, c, dentry, vfsmount, NODE_PROGRAMS);
 	FORGET();
-	container_note_root(s, c);
-	s->event.walk_end = walk_judge_end(s, c);
-	s->event.origin = inode_origin(c, inode);
+	if (s->recalled) {
+		s->event.walk_end = WALK_END_ROOT;
+	} else {
+		walk(s, s->place[TEXT_PATH].dentry, s->place[TEXT_PATH].vfsmount);
+		FORGET();
+		container_note_root(s, c);
+		s->event.walk_end = walk_judge_end(s, c);
+		match_begin(s, NODE_PROGRAMS);
+	}
 	FORGET();
+	s->place_known.left = MATCH_NOT_DONE;
+	if (s->event.walk_end == WALK_END_ROOT && (!s->recalled || s->position == 1))
+		match_program_path(s);
+	FORGET();
+	if (!s->recalled && s->event.walk_end == WALK_END_ROOT)
+		place_remember(s);
+	FORGET();
+	s->event.origin = inode_origin(c, inode, 1);
 	if (s->event.origin == ORIGIN_MEMORY)
 		s->event.flags |= EVENT_FLAG_DELETED;
-	if (FIELD(struct inode, inode, i_mode) & (S_ISUID | S_ISGID))
+	if (LOAD(struct inode, inode, i_mode) & (S_ISUID | S_ISGID))
 		s->event.flags |= EVENT_FLAG_SETUID;
+}
+
+/* By the tracepoint's argument its type is not known; the task runs that very file by now. */
+static __always_inline u64 executed_file(u64 bprm)
+{
+#if TYPED
+	return LOAD(struct mm_struct, LOAD(struct task_struct, CURRENT_TASK(), mm), exe_file);
+#else
+	return FIELD(struct linux_binprm, bprm, file);
+#endif
 }
 
 RAW_TRACEPOINT_PROBE(sched_process_exec)
@@ -236,7 +269,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	if (!stamp)
 		s->event.actor = actor_of_newcomer(s, c, pid);
 	FORGET();
-	exec_note_file(s, c, FIELD(struct linux_binprm, bprm, file));
+	exec_note_file(s, c, executed_file(bprm));
 	fresh.container = c->container;
 	fresh.actor = s->event.actor;
 	fresh.exec_id = exec_id();
@@ -311,10 +344,9 @@ HOOK_EXEC(struct linux_binprm *bprm)
 					 ACTOR_SERVICE :
 					 ACTOR_SESSION;
 	FORGET();
-	exec_note_file(s, c, FIELD(struct linux_binprm, bprm, file));
-	s->node = NODE_NONE;
-	if (s->event.walk_end == WALK_END_ROOT)
-		s->node = match_program_path(s);
+	exec_note_file(s, c, LOAD(struct linux_binprm, (u64)bprm, file));
+	if (s->event.walk_end != WALK_END_ROOT || s->position)
+		s->node = NODE_NONE;
 	FORGET();
 	s->known = exec_known(s, c, s->node) != 0;
 	if (!s->known && !stamp && s->event.actor == ACTOR_SESSION) {

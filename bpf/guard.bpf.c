@@ -24,7 +24,7 @@ static __always_inline int trace_change(void *ctx, u64 task, u64 mode)
 		return change_failed(&change);
 	change.s->event.open_flags = mode;
 	place_file(&change.s->place[0], file);
-	change_judge(ctx, change.s, change.c, change.stamp, 1);
+	change_judge(ctx, change.s, change.c, change.stamp, 1, NULL);
 	return change_end(&change);
 }
 
@@ -64,7 +64,7 @@ HOOK(kernel_load_data, unsigned int id)
 	if (!change_begin(&change, OPERATION_LOAD_CODE))
 		return change_failed(&change);
 	change.s->event.open_flags = id;
-	change_judge(ctx, change.s, change.c, change.stamp, 0);
+	change_judge(ctx, change.s, change.c, change.stamp, 0, NULL);
 	return change_end(&change);
 }
 
@@ -74,7 +74,7 @@ HOOK(kernel_load_data, unsigned int id)
  */
 HOOK(file_receive, struct file *file)
 {
-	if (!(FIELD(struct file, file, f_mode) & FMODE_WRITE))
+	if (!(LOAD(struct file, (u64)file, f_mode) & FMODE_WRITE))
 		return 0;
 	return file_change(ctx, (u64)file, OPERATION_RECEIVE, 0, 0);
 }

@@ -64,7 +64,8 @@ static __always_inline int is_script(u64 file)
 /* A script has been replaced by its interpreter: its own name stays in `filename`. */
 static __always_inline int is_interpreted(u64 bprm)
 {
-	return FIELD(struct linux_binprm, bprm, filename) != FIELD(struct linux_binprm, bprm, interp);
+	return FIELD(struct linux_binprm, bprm, filename) !=
+	       FIELD(struct linux_binprm, bprm, interp);
 }
 
 /*

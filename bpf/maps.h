@@ -44,6 +44,13 @@ BPF_HASH(counts, u64, struct rote_counters, 16384);
 /* The path trie: programs and written paths of all models. U writes, K reads. */
 BPF_F_TABLE("hash", struct rote_edge_key, struct rote_edge, edges, 1048576, BPF_F_NO_PREALLOC);
 
+/* The edges whose names are shorter than 24 bytes. */
+BPF_F_TABLE("hash", struct rote_short_edge_key, struct rote_edge, short_edges, 1048576,
+	    BPF_F_NO_PREALLOC);
+
+/* Directories that were walked. K writes and reads; a cache. */
+BPF_TABLE("lru_hash", struct rote_place_key, struct rote_place_known, places, 16384);
+
 /* Known executions. U writes, K reads. */
 BPF_F_TABLE("hash", struct rote_exec_key, u32, exec_keys, 524288, BPF_F_NO_PREALLOC);
 

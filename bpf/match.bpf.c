@@ -114,11 +114,48 @@ static __always_inline void class_key_finish(struct rote_scratch *s)
 	s->class_key.kind = LABEL_KIND_CLASS;
 }
 
-static __always_inline void key_load_component(struct rote_scratch *s, u64 dentry)
+/*
+ * Names of up to SHORT_NAME_MAX bytes have a map of their own. With two zeros behind them, so that
+ * a name that was changed and cut off while it was read is none of them.
+ */
+#define SHORT_NAME_SIZE 24
+#define SHORT_NAME_MAX 22
+
+static __always_inline struct rote_edge *edge_find(struct rote_edge_key *key, u32 length)
 {
-	bpf_probe_read_kernel(s->key.name, NAME_SIZE, s->zero);
-	bpf_probe_read_kernel_str(s->key.name, NAME_SIZE,
-				  (void *)FIELD(struct dentry, dentry, d_name.name));
+	if (length <= SHORT_NAME_MAX)
+		return short_edges.lookup((struct rote_short_edge_key *)key);
+	return edges.lookup(key);
+}
+
+static __always_inline void short_name_clear(struct rote_edge_key *key)
+{
+	u64 *words = (u64 *)key->name;
+
+	words[0] = 0;
+	words[1] = 0;
+	words[2] = 0;
+}
+
+/* Its name, zero padded, into s->key. Returns its length. */
+static __always_inline u32 key_load_component(struct rote_scratch *s, u64 dentry)
+{
+	struct {
+		u32 hash;
+		u32 length;
+		u64 name;
+	} name = {}; /* struct qstr, in one go */
+
+	bpf_probe_read_kernel(&name, sizeof(name),
+			      (void *)(dentry + __builtin_offsetof(struct dentry, d_name)));
+	if (name.length <= SHORT_NAME_MAX) {
+		short_name_clear(&s->key);
+		bpf_probe_read_kernel_str(s->key.name, SHORT_NAME_SIZE, (void *)name.name);
+	} else {
+		bpf_probe_read_kernel(s->key.name, NAME_SIZE, s->zero);
+		bpf_probe_read_kernel_str(s->key.name, NAME_SIZE, (void *)name.name);
+	}
+	return name.length;
 }
 
 static __always_inline void match_take(struct rote_scratch *s, struct rote_edge *edge)
@@ -133,26 +170,42 @@ static __always_inline struct rote_edge *match_any(struct rote_scratch *s)
 {
 	if (!(s->node_flags & NODE_FLAG_HAS_ANY))
 		return NULL;
-	bpf_probe_read_kernel(s->class_key.name, NAME_SIZE, s->zero);
+	short_name_clear(&s->class_key);
 	s->class_key.parent = s->node;
 	s->class_key.kind = LABEL_KIND_ANY;
-	return edges.lookup(&s->class_key);
+	return edge_find(&s->class_key, 0);
+}
+
+#define MATCH_NOT_DONE 0xffffffff
+
+/* Where the path's directory is, as far as the match has come. */
+static __always_inline void match_note_directory(struct rote_scratch *s)
+{
+	s->place_known.node = s->node;
+	s->place_known.node_flags = s->node_flags;
+	s->place_known.left = s->position - 1;
+}
+
+/* The root of a trie: where a match begins that nothing is known of yet. */
+static __always_inline void match_begin(struct rote_scratch *s, u32 root)
+{
+	s->node = root;
+	s->node_flags = NODE_FLAG_HAS_CLASS | NODE_FLAG_HAS_ANY;
+	s->position = s->depth;
 }
 
 /*
- * Match the components that walk() left in s->dentries, starting at node `root`. Afterwards
+ * Match the s->position components that are left in s->dentries, from s->node on. Afterwards
  * s->node is where it ended and s->position how many components were left over: 0 for a match of
  * the whole path.
  */
-static __always_inline void match_path(struct rote_scratch *s, u32 root)
+static __always_inline void match_path(struct rote_scratch *s)
 {
 	int zero = 0;
 	struct rote_byte_table *table = bytes.lookup(&zero);
 
-	s->node = root;
-	s->node_flags = NODE_FLAG_HAS_CLASS | NODE_FLAG_HAS_ANY;
-	s->position = s->depth;
 	s->state = STATE_COMPONENT;
+	s->place_known.left = MATCH_NOT_DONE;
 	if (!table)
 		return;
 	for (int step = 0; step < MATCH_STEPS; step++) {
@@ -162,14 +215,17 @@ static __always_inline void match_path(struct rote_scratch *s, u32 root)
 		FORGET();
 		if (s->state == STATE_COMPONENT) {
 			u32 left = s->position;
+			u32 length;
 
 			if (!left)
 				return;
+			if (left == 1)
+				match_note_directory(s);
 			left -= 1;
-			key_load_component(s, s->dentries[left & (DEPTH_MAX - 1)]);
+			length = key_load_component(s, s->dentries[left & (DEPTH_MAX - 1)]);
 			s->key.parent = s->node;
 			s->key.kind = LABEL_KIND_EXACT;
-			edge = edges.lookup(&s->key);
+			edge = edge_find(&s->key, length);
 			if (edge) {
 				s->position = left;
 				match_take(s, edge);
@@ -192,13 +248,16 @@ static __always_inline void match_path(struct rote_scratch *s, u32 root)
 			if (end > 0 && s->is_volatile) {
 				class_key_finish(s);
 				s->class_key.parent = s->node;
-				edge = edges.lookup(&s->class_key);
+				edge = edge_find(&s->class_key, s->out);
 			}
 			if (!edge)
 				edge = match_any(s);
 		}
-		if (!edge)
+		if (!edge) {
+			if (s->position > 1)
+				match_note_directory(s);
 			return;
+		}
 		s->position -= 1;
 		match_take(s, edge);
 	}
@@ -207,23 +266,27 @@ static __always_inline void match_path(struct rote_scratch *s, u32 root)
 /* The same without classes and "*": program paths have neither. Returns the node or NODE_NONE. */
 static __always_inline u32 match_program_path(struct rote_scratch *s)
 {
-	s->node = NODE_PROGRAMS;
-	s->node_flags = 0;
-	s->position = s->depth;
 	for (int step = 0; step < DEPTH_MAX; step++) {
 		FORGET();
 		struct rote_edge *edge;
 		u32 left = s->position;
 
+		u32 length;
+
 		if (!left)
 			return s->node;
+		if (left == 1)
+			match_note_directory(s);
 		left -= 1;
-		key_load_component(s, s->dentries[left & (DEPTH_MAX - 1)]);
+		length = key_load_component(s, s->dentries[left & (DEPTH_MAX - 1)]);
 		s->key.parent = s->node;
 		s->key.kind = LABEL_KIND_EXACT;
-		edge = edges.lookup(&s->key);
-		if (!edge)
+		edge = edge_find(&s->key, length);
+		if (!edge) {
+			if (left)
+				match_note_directory(s);
 			return NODE_NONE;
+		}
 		s->position = left;
 		s->node = edge->node;
 		s->node_flags = edge->flags;

@@ -66,7 +66,7 @@
 
 struct rote_place {
 	u64 dentry;
-	u64 mount; /* struct mount, not its vfsmount */
+	u64 vfsmount;
 };
 
 /*
@@ -79,13 +79,22 @@ struct rote_scratch {
 	u64 owner; /* pid_tgid of the run that uses this memory; 0: nobody */
 	u64 dentries[DEPTH_MAX];
 	u64 top_mount; /* the mount at the root of the walk */
-	struct rote_place at; /* of walk() */
+	u64 at_dentry; /* of walk() */
+	u64 at_mount; /* struct mount */
 	u32 depth;
 	u32 top_depth; /* s->depth when top_mount was reached */
 	u32 walk_end;
 	u32 offset; /* in text */
 	u32 position; /* of a loop */
+	u32 segment; /* of text_append_places() */
+	u32 segment_state;
+	u32 segment_start;
+	u32 cut;
 	struct rote_place place[SEGMENT_WALKS];
+	struct rote_place_key place_key;
+	struct rote_place_known place_known; /* a walk that is to be remembered */
+	u32 remember;
+	u32 recalled; /* 1: instead of a walk */
 	struct rote_edge_key key;
 	struct rote_edge_key class_key;
 	/* match_path() and component_canonical() */
@@ -110,6 +119,7 @@ struct rote_scratch {
 	u64 names[2]; /* addresses */
 	u32 names_in_kernel;
 	u64 argument[6];
+	u64 file; /* that a system call acted on */
 	struct rote_name_key name;
 	struct rote_probe_key probe;
 	struct rote_container_id id;
@@ -151,6 +161,7 @@ static __always_inline struct rote_scratch *scratch_take(void)
 	s->objects = 0;
 	s->by_name = 0;
 	s->names_in_kernel = 0;
+	s->remember = 0;
 	s->offset = 0;
 	s->event.flags = 0;
 	s->event.open_flags = 0;
@@ -180,6 +191,13 @@ static __always_inline void scratch_give(struct rote_scratch *s)
 	s->owner = 0;
 }
 
+static __always_inline u64 config_value(u32 key)
+{
+	u64 *value = settings.lookup(&key);
+
+	return value ? *value : 0;
+}
+
 static __always_inline u64 mount_of(u64 vfsmount)
 {
 	return vfsmount - __builtin_offsetof(struct mount, mnt);
@@ -188,7 +206,7 @@ static __always_inline u64 mount_of(u64 vfsmount)
 static __always_inline void place_path(struct rote_place *place, u64 path)
 {
 	place->dentry = FIELD(struct path, path, dentry);
-	place->mount = mount_of(FIELD(struct path, path, mnt));
+	place->vfsmount = FIELD(struct path, path, mnt);
 }
 
 static __always_inline void place_file(struct rote_place *place, u64 file)
@@ -196,58 +214,78 @@ static __always_inline void place_file(struct rote_place *place, u64 file)
 	place_path(place, file + __builtin_offsetof(struct file, f_path));
 }
 
-/*
- * Collect the dentries from `place` up to the root of its mount tree in s->dentries, leaf first,
- * and say in s->walk_end how that ended.
- */
-static __always_inline void walk(struct rote_scratch *s, u64 dentry, u64 mount)
+static __always_inline void walk_begin(struct rote_scratch *s, u64 dentry, u64 vfsmount)
 {
 	s->depth = 0;
 	s->top_mount = 0;
 	s->walk_end = WALK_END_TOO_DEEP;
 	s->top_depth = DEPTH_MAX + 1;
-	s->at.dentry = dentry;
-	s->at.mount = mount;
-	for (int i = 0; i < WALK_STEPS; i++) {
-		u64 parent, above;
-		u32 depth;
+	s->at_dentry = dentry;
+	s->at_mount = mount_of(vfsmount);
+}
 
+/* One step up. Returns 1 when the walk has ended. */
+static __always_inline int walk_step(struct rote_scratch *s)
+{
+	u64 parent, above;
+	u32 depth;
+
+	if (s->at_dentry == FIELD(struct mount, s->at_mount, mnt.mnt_root)) {
+		above = FIELD(struct mount, s->at_mount, mnt_parent);
+		/*
+		 * The root that tasks see is mounted over the namespace's first mount, so of
+		 * several mounts without a name between them the first one counts.
+		 */
+		if (s->top_depth != s->depth) {
+			s->top_depth = s->depth;
+			s->top_mount = s->at_mount;
+		}
+		if (above == s->at_mount || !above) {
+			s->walk_end = WALK_END_ROOT;
+			return 1;
+		}
+		s->at_dentry = FIELD(struct mount, s->at_mount, mnt_mountpoint);
+		s->at_mount = above;
+		return 0;
+	}
+	parent = FIELD(struct dentry, s->at_dentry, d_parent);
+	if (parent == s->at_dentry || !parent) {
+		s->walk_end = WALK_END_PSEUDO;
+		return 1;
+	}
+	depth = s->depth;
+	if (depth >= DEPTH_MAX)
+		return 1;
+	s->dentries[depth & (DEPTH_MAX - 1)] = s->at_dentry;
+	s->depth = depth + 1;
+	s->at_dentry = parent;
+	return 0;
+}
+
+/*
+ * Collect the dentries from `dentry` up to the root of its mount tree in s->dentries, leaf first,
+ * and say in s->walk_end how that ended.
+ */
+static __always_inline void walk(struct rote_scratch *s, u64 dentry, u64 vfsmount)
+{
+	walk_begin(s, dentry, vfsmount);
+	for (int i = 0; i < WALK_STEPS; i++) {
 		FORGET();
-		if (s->at.dentry == FIELD(struct mount, s->at.mount, mnt.mnt_root)) {
-			above = FIELD(struct mount, s->at.mount, mnt_parent);
-			/*
-			 * The root that tasks see is mounted over the namespace's first mount, so
-			 * of several mounts without a name between them the first one counts.
-			 */
-			if (s->top_depth != s->depth) {
-				s->top_depth = s->depth;
-				s->top_mount = s->at.mount;
-			}
-			if (above == s->at.mount || !above) {
-				s->walk_end = WALK_END_ROOT;
-				break;
-			}
-			s->at.dentry = FIELD(struct mount, s->at.mount, mnt_mountpoint);
-			s->at.mount = above;
-			continue;
-		}
-		parent = FIELD(struct dentry, s->at.dentry, d_parent);
-		if (parent == s->at.dentry || !parent) {
-			s->walk_end = WALK_END_PSEUDO;
+		if (walk_step(s))
 			break;
-		}
-		depth = s->depth;
-		if (depth >= DEPTH_MAX)
-			break;
-		s->dentries[depth & (DEPTH_MAX - 1)] = s->at.dentry;
-		s->depth = depth + 1;
-		s->at.dentry = parent;
 	}
 }
 
 static __always_inline u64 task_mount_namespace(u64 task)
 {
 	return FIELD(struct nsproxy, FIELD(struct task_struct, task, nsproxy), mnt_ns);
+}
+
+static __always_inline u64 current_mount_namespace(void)
+{
+	u64 task = CURRENT_TASK();
+
+	return LOAD(struct nsproxy, LOAD(struct task_struct, task, nsproxy), mnt_ns);
 }
 
 /* After walk(): whose root it was that the walk reached. */
@@ -262,7 +300,7 @@ static __always_inline u32 walk_judge_end(struct rote_scratch *s, struct rote_co
 		return WALK_END_DETACHED;
 	if (namespace >= ERROR_POINTER)
 		return WALK_END_INTERNAL;
-	if (namespace != task_mount_namespace(bpf_get_current_task()))
+	if (namespace != current_mount_namespace())
 		return WALK_END_OTHER_NAMESPACE;
 	/* unshare(CLONE_NEWNS) copies the mounts but keeps the root's dentry; pivot_root does not. */
 	if (!(c->flags & CONTAINER_FLAG_HOST_MOUNTS) && c->root_dentry &&
@@ -281,16 +319,16 @@ static __always_inline u64 dentry_inode(u64 dentry)
  * inode in struct ovl_inode (5.10 to 7.2); it is not in every kernel's BTF, so it is addressed
  * by that.
  */
-static __always_inline u32 inode_origin(struct rote_container *c, u64 inode)
+static __always_inline u32 inode_origin(struct rote_container *c, u64 inode, const int known)
 {
-	u64 super = FIELD(struct inode, inode, i_sb);
-	u64 magic = FIELD(struct super_block, super, s_magic);
+	u64 super = GET(known, struct inode, inode, i_sb);
+	u64 magic = GET(known, struct super_block, super, s_magic);
 	u64 upper = 0;
 
-	if (!(u32)FIELD(struct inode, inode, i_nlink))
+	if (!(u32)GET(known, struct inode, inode, i_nlink))
 		return ORIGIN_MEMORY;
 	if (magic == TMPFS_MAGIC || magic == RAMFS_MAGIC) {
-		if (FIELD(struct super_block, super, s_flags) & SB_KERNMOUNT)
+		if (GET(known, struct super_block, super, s_flags) & SB_KERNMOUNT)
 			return ORIGIN_MEMORY;
 		return super == c->root_super ? ORIGIN_UNKNOWN : ORIGIN_TMPFS;
 	}
@@ -310,12 +348,12 @@ static __always_inline u32 inode_origin(struct rote_container *c, u64 inode)
  */
 static __always_inline int inode_is_sink(u64 inode)
 {
-	u32 mode = FIELD(struct inode, inode, i_mode);
+	u32 mode = LOAD(struct inode, inode, i_mode);
 	u32 device, major, minor;
 
 	if ((mode & S_IFMT) != S_IFCHR)
 		return 0;
-	device = FIELD(struct inode, inode, i_rdev);
+	device = LOAD(struct inode, inode, i_rdev);
 	major = device >> 20;
 	minor = device & 0xfffff;
 	return (major == 1 && minor >= 3 && minor <= 9) || major == 5 ||

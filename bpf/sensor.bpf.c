@@ -46,6 +46,7 @@
 #include "maps.h"
 #include "object.bpf.c"
 #include "match.bpf.c"
+#include "place.bpf.c"
 #include "verdict.bpf.c"
 #include "identity.bpf.c"
 #include "exec.bpf.c"

@@ -151,24 +151,26 @@ static __always_inline int place_names(struct rote_scratch *s, struct rote_sysca
 }
 
 /*
- * What the call changed: an open file (*file), or names. Returns 0 when there is nothing to judge.
+ * What the call changed: an open file (s->file), or names. Returns 0 when there is nothing to judge.
  */
 static __always_inline int place_change(struct rote_scratch *s, struct rote_container *c,
-					struct rote_syscall_entry *call, long result, u64 *file)
+					struct rote_syscall_entry *call, long result)
 {
 	u32 again;
+	u64 file;
 
-	*file = 0;
+	s->file = 0;
 	if (call->shape != SYSCALL_SHAPE_OPEN && call->shape != SYSCALL_SHAPE_FD &&
 	    call->shape != SYSCALL_SHAPE_MAP)
 		return place_names(s, call);
 	if (call->operation == OPERATION_WRITE && !config_value(CONFIG_WRITE_PROBE))
 		return 0;
-	*file = changed_file(s, call, result, &again);
-	if (!*file || !file_is_object(*file, s->event.operation) ||
-	    (!again && file_is_judged(c, *file)))
+	file = changed_file(s, call, result, &again);
+	if (!file || !file_is_object(file, s->event.operation) ||
+	    (!again && file_is_judged(c, file)))
 		return 0;
-	place_file(&s->place[0], *file);
+	s->file = file;
+	place_file(&s->place[0], file);
 	s->objects = 1;
 	return 1;
 }
@@ -182,7 +184,7 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 	struct rote_container *c;
 	struct rote_scratch *s;
 	u32 number;
-	u64 id, file;
+	u64 id;
 	int compat;
 
 	if (!stamp || (result < 0 && result >= -4095))
@@ -206,11 +208,13 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 		return 0;
 	}
 	load_arguments(s, regs, compat);
-	if (place_change(s, c, call, result, &file)) {
+	if (place_change(s, c, call, result)) {
 		s->classes[0] = operation_class(s->event.operation);
-		if (change_judge(ctx, s, c, stamp, 1) && file &&
+		/* In memory, so that from here on a call with a file looks like one without. */
+		FORGET();
+		if (change_judge(ctx, s, c, stamp, 1, NULL) && s->file &&
 		    s->event.operation != OPERATION_MAP_EXEC)
-			file_note_judged(s, c, file);
+			file_note_judged(s, c, s->file);
 	}
 	scratch_give(s);
 	return 0;

@@ -19,44 +19,87 @@ static __always_inline void count_add(u64 cgroup_id, u32 offset)
 #define COUNT_ERROR(cgroup_id, cause)                                                              \
 	count_add(cgroup_id, __builtin_offsetof(struct rote_counters, errors) + 8 * (cause))
 
-static __always_inline u64 config_value(u32 key)
-{
-	u64 *value = settings.lookup(&key);
+/* Steps for all paths of a record together, up and down again; what is left over is cut. */
+#define TEXT_STEPS 256
+#define SEGMENT_BEGIN 0
+#define SEGMENT_WALK 1
+#define SEGMENT_APPEND 2
 
-	return value ? *value : 0;
+static __always_inline void segment_end(struct rote_scratch *s, u32 segment, u32 is_cut)
+{
+	s->cut |= is_cut << segment;
+	s->event.text_end[segment & 7] = s->offset;
+	s->segment = segment + 1;
+	s->segment_state = SEGMENT_BEGIN;
 }
 
-/* Append the path that walk() left in s->dentries. Returns 1 when it was cut. */
-static __always_inline int text_append_walk(struct rote_scratch *s, u32 limit)
+/* One component of the path in s->dentries, root first. */
+static __always_inline void segment_append(struct rote_scratch *s, u32 segment)
 {
-	u32 start = s->offset;
+	u32 limit = segment < TEXT_PROGRAM ? TEXT_PATH_MAX : TEXT_SHORT_MAX;
+	u32 left = s->position;
+	u32 offset = s->offset;
+	u64 dentry;
+	long size;
 
-	s->position = s->depth;
-	if (!s->depth) {
-		s->text[start & TEXT_MASK] = '/';
-		s->offset = start + 1;
-		return 0;
+	if (!left || offset - s->segment_start + NAME_SIZE > limit) {
+		segment_end(s, segment, left != 0);
+		return;
 	}
-	for (int i = 0; i < DEPTH_MAX; i++) {
+	left -= 1;
+	s->position = left;
+	dentry = s->dentries[left & (DEPTH_MAX - 1)];
+	s->text[offset & TEXT_MASK] = '/';
+	size = bpf_probe_read_kernel_str(&s->text[(offset + 1) & TEXT_MASK], NAME_SIZE,
+					 (void *)FIELD(struct dentry, dentry, d_name.name));
+	s->offset = offset + (size > 0 ? (u32)size : 1);
+}
+
+/*
+ * Append the paths of s->place. One loop walks and writes all of them: the verifier looks at each
+ * step of a loop anew, and loops inside a loop are multiplied.
+ */
+static __always_inline void text_append_places(struct rote_scratch *s)
+{
+	s->segment = 0;
+	s->segment_state = SEGMENT_BEGIN;
+	for (int i = 0; i < TEXT_STEPS; i++) {
 		FORGET();
-		u32 left = s->position;
-		u32 offset = s->offset;
-		u64 dentry;
-		long size;
+		u32 segment = s->segment;
 
-		if (!left)
-			return 0;
-		if (offset - start + NAME_SIZE > limit)
-			return 1;
-		left -= 1;
-		s->position = left;
-		dentry = s->dentries[left & (DEPTH_MAX - 1)];
-		s->text[offset & TEXT_MASK] = '/';
-		size = bpf_probe_read_kernel_str(&s->text[(offset + 1) & TEXT_MASK], NAME_SIZE,
-						 (void *)FIELD(struct dentry, dentry, d_name.name));
-		s->offset = offset + (size > 0 ? (u32)size : 1);
+		if (segment >= SEGMENT_WALKS)
+			break;
+		if (s->segment_state == SEGMENT_BEGIN) {
+			if (s->place[segment].dentry) {
+				walk_begin(s, s->place[segment].dentry, s->place[segment].vfsmount);
+				s->segment_state = SEGMENT_WALK;
+			} else {
+				segment_end(s, segment, 0);
+			}
+		} else if (s->segment_state == SEGMENT_WALK) {
+			u32 offset = s->offset;
+
+			if (!walk_step(s))
+				continue;
+			s->segment_state = SEGMENT_APPEND;
+			s->segment_start = offset;
+			s->position = s->depth;
+			s->cut |= (s->walk_end == WALK_END_TOO_DEEP) << segment;
+			/* The root itself; else the first component writes the same. */
+			s->text[offset & TEXT_MASK] = '/';
+			s->offset = offset + !s->depth;
+		} else {
+			segment_append(s, segment);
+		}
 	}
-	return 0;
+	for (int i = 0; i < SEGMENT_WALKS; i++) {
+		FORGET();
+		u32 segment = s->segment;
+
+		if (segment >= SEGMENT_WALKS)
+			break;
+		segment_end(s, segment, s->place[segment].dentry != 0);
+	}
 }
 
 static __always_inline u64 task_program_file(u64 task)
@@ -203,7 +246,6 @@ static __always_inline int event_emit(void *ctx, struct rote_scratch *s, struct 
 	u64 pid_tgid = bpf_get_current_pid_tgid();
 	u64 uid_gid = bpf_get_current_uid_gid();
 	u64 container = c->container;
-	int cut = 0;
 	u32 size;
 
 	if (s->event.error || (s->event.flags & EVENT_FLAG_KILLED)) {
@@ -223,22 +265,15 @@ static __always_inline int event_emit(void *ctx, struct rote_scratch *s, struct 
 		s->event.flags |= EVENT_FLAG_PENDING;
 	place_process(s);
 	s->offset = 0;
-	for (u32 i = 0; i < SEGMENT_WALKS; i++) {
-		FORGET();
-		u32 limit = i < TEXT_PROGRAM ? TEXT_PATH_MAX : TEXT_SHORT_MAX;
-
-		if (s->place[i].dentry) {
-			walk(s, s->place[i].dentry, s->place[i].mount);
-			if (text_append_walk(s, limit) || s->walk_end == WALK_END_TOO_DEEP) {
-				s->event.flags |= i == TEXT_PATH    ? EVENT_FLAG_PATH_TRUNCATED :
-						  i == TEXT_PATH2   ? EVENT_FLAG_PATH2_TRUNCATED :
-						  i == TEXT_PROGRAM ? EVENT_FLAG_PROGRAM_TRUNCATED :
-								      0;
-				cut = 1;
-			}
-		}
-		s->event.text_end[i] = s->offset;
-	}
+	s->cut = 0;
+	text_append_places(s);
+	FORGET();
+	if (s->cut & (1 << TEXT_PATH))
+		s->event.flags |= EVENT_FLAG_PATH_TRUNCATED;
+	if (s->cut & (1 << TEXT_PATH2))
+		s->event.flags |= EVENT_FLAG_PATH2_TRUNCATED;
+	if (s->cut & (1 << TEXT_PROGRAM))
+		s->event.flags |= EVENT_FLAG_PROGRAM_TRUNCATED;
 	text_append_name(s, s->names[0]);
 	s->event.text_end[TEXT_NAME] = s->offset;
 	text_append_name(s, s->names[1]);
@@ -248,7 +283,7 @@ static __always_inline int event_emit(void *ctx, struct rote_scratch *s, struct 
 	else
 		text_append_arguments(s);
 	s->event.text_end[TEXT_ARGV] = s->offset;
-	if (cut)
+	if (s->cut)
 		COUNT(container, truncated);
 	if (!scratch_kept(s)) {
 		COUNT_ERROR(container, ERROR_SCRATCH);
@@ -326,21 +361,30 @@ static __always_inline u32 write_operations(struct rote_scratch *s, u32 program)
 	return s->position ? value->operations >> 16 : value->operations & 0xffff;
 }
 
-/* Object i of a change: where its walk ends, and whether the model knows it. */
-static __always_inline void object_judge(struct rote_scratch *s, struct rote_container *c, u32 i)
+/*
+ * Object i of a change: where its walk ends, and whether the model knows it. With `recall` the
+ * dentry and vfsmount are pointers of a known type, and the walk may have been made before.
+ */
+static __always_inline void object_judge(struct rote_scratch *s, struct rote_container *c, u32 i,
+					 u64 dentry, u64 vfsmount, const int recall)
 {
-	u64 inode;
+	u32 root = NODE_MODEL_ROOT + c->model;
 
-	walk(s, s->place[i].dentry, s->place[i].mount);
-	s->walk_end = walk_judge_end(s, c);
-	if (i) {
-		s->event.walk_end2 = s->walk_end;
+	s->recalled = 0;
+	if (recall && s->known && s->classes[i])
+		s->recalled = place_recall(s, c, dentry, vfsmount, root);
+	FORGET();
+	if (recall && s->recalled) {
+		s->walk_end = WALK_END_ROOT;
 	} else {
-		s->event.walk_end = s->walk_end;
-		inode = dentry_inode(s->place[0].dentry);
-		if (inode)
-			s->event.origin = inode_origin(c, inode);
+		walk(s, s->place[i].dentry, s->place[i].vfsmount);
+		s->walk_end = walk_judge_end(s, c);
+		match_begin(s, root);
 	}
+	if (i)
+		s->event.walk_end2 = s->walk_end;
+	else
+		s->event.walk_end = s->walk_end;
 	FORGET();
 	if (s->walk_end != WALK_END_ROOT) {
 		s->known = 0;
@@ -348,10 +392,24 @@ static __always_inline void object_judge(struct rote_scratch *s, struct rote_con
 	}
 	if (!s->known || !s->classes[i])
 		return;
-	match_path(s, NODE_MODEL_ROOT + c->model);
+	/* Below a directory that the trie does not have there is nothing to match. */
+	if (!recall || !s->recalled || s->position == 1)
+		match_path(s);
+	FORGET();
+	if (recall && !s->recalled)
+		place_remember(s);
 	FORGET();
 	if (!(write_operations(s, s->event.program_node) & s->classes[i]))
 		s->known = 0;
+}
+
+/* Where the content of the first object comes from: for who reads of it, and for code. */
+static __always_inline void object_note_origin(struct rote_scratch *s, struct rote_container *c)
+{
+	u64 inode = dentry_inode(s->place[0].dentry);
+
+	if (inode)
+		s->event.origin = inode_origin(c, inode, 0);
 }
 
 /* Whether what the model does not know is refused in this container. */
@@ -400,17 +458,20 @@ static __always_inline int mapped_code_is_known(struct rote_scratch *s, struct r
 	if (s->event.walk_end != WALK_END_ROOT || s->event.origin != ORIGIN_MOUNT ||
 	    !s->event.program_node || !c->model)
 		return 0;
+	match_begin(s, NODE_PROGRAMS);
 	key.program = match_program_path(s);
 	return key.program && exec_keys.lookup(&key) != NULL;
 }
 
 /*
  * Judge the change in s->place[0 .. objects) and send a record when it is novel; s->refused says
- * what the hook has to return. Returns 0 only when the record was lost, so that the same object
+ * what the hook has to return. `typed` are the same places as pointers of a known type, or
+ * NULL. Returns 0 only when the record was lost, so that the same object
  * has to be judged again.
  */
 static __always_inline int change_judge(void *ctx, struct rote_scratch *s, struct rote_container *c,
-					struct rote_task_stamp *stamp, const u32 objects)
+					struct rote_task_stamp *stamp, const u32 objects,
+					const struct rote_place *typed)
 {
 	s->event.actor = stamp->actor;
 	s->event.program_node = stamp_program(stamp);
@@ -427,11 +488,17 @@ static __always_inline int change_judge(void *ctx, struct rote_scratch *s, struc
 				s->known = 0;
 		}
 	} else {
-		for (u32 i = 0; i < objects; i++) {
-			FORGET();
-			object_judge(s, c, i);
-		}
+		if (objects > 0)
+			object_judge(s, c, 0, typed ? typed[0].dentry : 0,
+				     typed ? typed[0].vfsmount : 0, typed != NULL);
+		FORGET();
+		if (objects > 1)
+			object_judge(s, c, 1, typed ? typed[1].dentry : 0,
+				     typed ? typed[1].vfsmount : 0, typed != NULL);
 	}
+	FORGET();
+	if (s->event.operation == OPERATION_MAP_EXEC || !s->known)
+		object_note_origin(s, c);
 	FORGET();
 	if (s->event.operation == OPERATION_MAP_EXEC) {
 		/* Only code that the image did not bring. */
@@ -463,17 +530,19 @@ static __always_inline int change_judge(void *ctx, struct rote_scratch *s, struc
 /* Whether a file is the one that the task runs; an exec maps it, and was judged itself. */
 static __always_inline int file_is_own_program(u64 file)
 {
-	return FIELD(struct file, file, f_inode) ==
-	       FIELD(struct file, task_program_file(bpf_get_current_task()), f_inode);
+	u64 mm = LOAD(struct task_struct, CURRENT_TASK(), mm);
+
+	return LOAD(struct file, file, f_inode) ==
+	       LOAD(struct file, LOAD(struct mm_struct, mm, exe_file), f_inode);
 }
 
 /* What mmap makes of the protection that was asked for (mmap_prot() in security/security.c). */
 static __always_inline u64 mapped_protection(u64 protection)
 {
-	u64 task = bpf_get_current_task();
+	u64 task = CURRENT_TASK();
 
 	if ((protection & PROT_READ) &&
-	    (FIELD(struct task_struct, task, personality) & READ_IMPLIES_EXEC))
+	    (LOAD(struct task_struct, task, personality) & READ_IMPLIES_EXEC))
 		return protection | PROT_EXEC;
 	return protection;
 }
@@ -503,12 +572,12 @@ static __always_inline u32 operation_class(u32 operation)
 
 static __always_inline struct rote_file_key file_key(u64 file)
 {
-	u64 inode = FIELD(struct file, file, f_inode);
+	u64 inode = LOAD(struct file, file, f_inode);
 	struct rote_file_key key = {
 		.file = file,
-		.inode = FIELD(struct inode, inode, i_ino),
-		.device = FIELD(struct super_block, FIELD(struct inode, inode, i_sb), s_dev),
-		.generation = FIELD(struct inode, inode, i_generation),
+		.inode = LOAD(struct inode, inode, i_ino),
+		.device = LOAD(struct super_block, LOAD(struct inode, inode, i_sb), s_dev),
+		.generation = LOAD(struct inode, inode, i_generation),
 	};
 
 	return key;
@@ -538,7 +607,7 @@ static __always_inline int file_is_judged(struct rote_container *c, u64 file)
 
 static __always_inline int file_is_regular(u64 file)
 {
-	return (FIELD(struct inode, FIELD(struct file, file, f_inode), i_mode) & S_IFMT) == S_IFREG;
+	return (LOAD(struct inode, LOAD(struct file, file, f_inode), i_mode) & S_IFMT) == S_IFREG;
 }
 
 /*
@@ -547,15 +616,15 @@ static __always_inline int file_is_regular(u64 file)
  */
 static __always_inline int file_is_object(u64 file, u32 operation)
 {
-	u64 inode = FIELD(struct file, file, f_inode);
-	u64 dentry = FIELD(struct file, file, f_path.dentry);
-	u32 type = FIELD(struct inode, inode, i_mode) & S_IFMT;
+	u64 inode = LOAD(struct file, file, f_inode);
+	u64 dentry = LOAD(struct file, file, f_path.dentry);
+	u32 type = LOAD(struct inode, inode, i_mode) & S_IFMT;
 
 	/* Before 6.6 overlay opens the backing file under the container's own path. */
-	if (inode != dentry_inode(dentry))
+	if (inode != LOAD(struct dentry, dentry, d_inode))
 		return 0;
 	if (operation != OPERATION_MAP_EXEC &&
-	    (FIELD(struct super_block, FIELD(struct inode, inode, i_sb), s_flags) & SB_KERNMOUNT))
+	    (LOAD(struct super_block, LOAD(struct inode, inode, i_sb), s_flags) & SB_KERNMOUNT))
 		return 0;
 	return type == S_IFREG || (type == S_IFCHR && !inode_is_sink(inode)) || type == S_IFBLK;
 }

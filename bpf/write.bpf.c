@@ -54,10 +54,14 @@ static __always_inline int change_end(struct rote_change *change)
 	return refused ? -EPERM : 0;
 }
 
-/* A change of the entry `dentry` below the mount `vfsmount`. */
+/*
+ * A change of the entry `dentry` below the mount `vfsmount`; with `typed` both are pointers whose
+ * type the verifier knows.
+ */
 static __always_inline int entry_change(void *ctx, u64 vfsmount, u64 dentry, u32 operation,
-					u32 mode)
+					u32 mode, const int typed)
 {
+	struct rote_place place = { .dentry = dentry, .vfsmount = vfsmount };
 	struct rote_change change = {};
 
 	if (!change_find(&change))
@@ -65,22 +69,22 @@ static __always_inline int entry_change(void *ctx, u64 vfsmount, u64 dentry, u32
 	if (!change_begin(&change, operation))
 		return change_failed(&change);
 	change.s->place[0].dentry = dentry;
-	change.s->place[0].mount = mount_of(vfsmount);
+	change.s->place[0].vfsmount = vfsmount;
 	change.s->event.open_flags = mode;
-	change_judge(ctx, change.s, change.c, change.stamp, 1);
+	change_judge(ctx, change.s, change.c, change.stamp, 1, typed ? &place : NULL);
 	return change_end(&change);
 }
 
 static __always_inline int name_change(void *ctx, u64 dir, u64 dentry, u32 operation, u32 mode)
 {
-	return entry_change(ctx, FIELD(struct path, dir, mnt), dentry, operation, mode);
+	return entry_change(ctx, LOAD(struct path, dir, mnt), dentry, operation, mode, 1);
 }
 
 /* A change of the object `path`. */
 static __always_inline int path_change(void *ctx, u64 path, u32 operation, u32 mode)
 {
-	return entry_change(ctx, FIELD(struct path, path, mnt), FIELD(struct path, path, dentry),
-			    operation, mode);
+	return entry_change(ctx, LOAD(struct path, path, mnt), LOAD(struct path, path, dentry),
+			    operation, mode, 1);
 }
 
 /* A change of an inode where the hook is told no mount: the container's root mount is assumed. */
@@ -88,14 +92,15 @@ static __always_inline int inode_change(void *ctx, u64 dentry, u32 operation)
 {
 	struct rote_change change = {};
 
-	if (!change_find(&change) || FIELD(struct dentry, dentry, d_sb) != change.c->root_super)
+	if (!change_find(&change) || LOAD(struct dentry, dentry, d_sb) != change.c->root_super)
 		return 0;
 	return entry_change(ctx, change.c->root_mount + __builtin_offsetof(struct mount, mnt),
-			    dentry, operation, 0);
+			    dentry, operation, 0, 0);
 }
 
 static __always_inline int file_change(void *ctx, u64 file, u32 operation, u32 flags, int again)
 {
+	struct rote_place place;
 	struct rote_change change = {};
 
 	if (!change_find(&change) || !file || !file_is_object(file, operation) ||
@@ -104,9 +109,13 @@ static __always_inline int file_change(void *ctx, u64 file, u32 operation, u32 f
 	if (!change_begin(&change, operation))
 		return change_failed(&change);
 	change.s->event.open_flags = flags;
-	place_file(&change.s->place[0], file);
-	if (change_judge(ctx, change.s, change.c, change.stamp, 1) &&
-	    operation != OPERATION_MAP_EXEC && !change.s->refused)
+	place.dentry = LOAD(struct file, file, f_path.dentry);
+	place.vfsmount = LOAD(struct file, file, f_path.mnt);
+	change.s->place[0] = place;
+	/* From here on by what is in memory: what is alike need not be verified twice. */
+	FORGET();
+	if (change_judge(ctx, change.s, change.c, change.stamp, 1, &place) &&
+	    change.s->event.operation != OPERATION_MAP_EXEC && !change.s->refused)
 		file_note_judged(change.s, change.c, file);
 	return change_end(&change);
 }
@@ -117,6 +126,7 @@ static __always_inline int file_change(void *ctx, u64 file, u32 operation, u32 f
  */
 static __always_inline int open_change(void *ctx, u64 file, u32 operation, u32 flags)
 {
+	struct rote_place place;
 	struct rote_change change = {};
 
 	if (!change_find(&change) || !file_is_object(file, operation))
@@ -126,8 +136,10 @@ static __always_inline int open_change(void *ctx, u64 file, u32 operation, u32 f
 	if (!change_begin(&change, operation))
 		return change_failed(&change);
 	change.s->event.open_flags = flags;
-	place_file(&change.s->place[0], file);
-	if (change_judge(ctx, change.s, change.c, change.stamp, 1) && !change.s->refused)
+	place.dentry = LOAD(struct file, file, f_path.dentry);
+	place.vfsmount = LOAD(struct file, file, f_path.mnt);
+	change.s->place[0] = place;
+	if (change_judge(ctx, change.s, change.c, change.stamp, 1, &place) && !change.s->refused)
 		file_note_judged(change.s, change.c, file);
 	return change_end(&change);
 }
@@ -135,8 +147,8 @@ static __always_inline int open_change(void *ctx, u64 file, u32 operation, u32 f
 /* file_open, since 2.6: every open that will succeed. O_TRUNC and O_CREAT are still visible. */
 HOOK(file_open, struct file *file)
 {
-	u32 mode = FIELD(struct file, file, f_mode);
-	u32 flags = FIELD(struct file, file, f_flags);
+	u32 mode = LOAD(struct file, (u64)file, f_mode);
+	u32 flags = LOAD(struct file, (u64)file, f_flags);
 
 	if (!(mode & (FMODE_WRITE | FMODE_CREATED)) && !(flags & O_TRUNC))
 		return 0;
@@ -192,12 +204,12 @@ static __always_inline void place_mapped_file(struct rote_place *place, u64 file
 	u64 super;
 
 	place_file(place, file);
-	if (FIELD(struct mount, place->mount, mnt_ns) < ERROR_POINTER ||
+	if (FIELD(struct mount, mount_of(place->vfsmount), mnt_ns) < ERROR_POINTER ||
 	    !(FIELD(struct file, file, f_mode) & FMODE_BACKING))
 		return;
 	place_path(&opened, file + sizeof(struct file));
 	super = FIELD(struct dentry, opened.dentry, d_sb);
-	if (super && super == FIELD(struct mount, opened.mount, mnt.mnt_sb) &&
+	if (super && super == FIELD(struct vfsmount, opened.vfsmount, mnt_sb) &&
 	    FIELD(struct super_block, super, s_magic) == OVERLAYFS_SUPER_MAGIC)
 		*place = opened;
 }
@@ -205,15 +217,15 @@ static __always_inline void place_mapped_file(struct rote_place *place, u64 file
 /* file_mprotect, since 2.6: a mapping gets rights that it was not made with. */
 HOOK(file_mprotect, struct vm_area_struct *vma, unsigned long requested, unsigned long protection)
 {
-	u64 file = FIELD(struct vm_area_struct, vma, vm_file);
+	u64 file = LOAD(struct vm_area_struct, (u64)vma, vm_file);
 	struct rote_change change = {};
 	u32 operation = OPERATION_MAP_EXEC;
 
-	if (!file || !change_find(&change))
+	if (!(protection & (PROT_EXEC | PROT_WRITE)) || !file || !change_find(&change))
 		return 0;
 	if (!(protection & PROT_EXEC) || file_is_own_program(file)) {
 		if (!(protection & PROT_WRITE) ||
-		    !(FIELD(struct vm_area_struct, vma, vm_flags) & VM_SHARED))
+		    !(LOAD(struct vm_area_struct, (u64)vma, vm_flags) & VM_SHARED))
 			return 0;
 		operation = OPERATION_MAP_WRITE;
 	}
@@ -223,7 +235,7 @@ HOOK(file_mprotect, struct vm_area_struct *vma, unsigned long requested, unsigne
 		return change_failed(&change);
 	change.s->event.open_flags = protection;
 	place_mapped_file(&change.s->place[0], file);
-	change_judge(ctx, change.s, change.c, change.stamp, 1);
+	change_judge(ctx, change.s, change.c, change.stamp, 1, NULL);
 	return change_end(&change);
 }
 
@@ -266,8 +278,10 @@ static __always_inline int creation_is_judged(void)
 
 	if (!change_find(&change))
 		return 0;
+	if (is_prevented(change.c))
+		return 1;
 	number = current_system_call();
-	return is_prevented(change.c) || number == SYSCALL_MKNOD || number == SYSCALL_MKNODAT;
+	return number == SYSCALL_MKNOD || number == SYSCALL_MKNODAT;
 }
 
 HOOK(path_mknod, struct path *dir, struct dentry *dentry, umode_t mode, unsigned int device)
@@ -290,6 +304,7 @@ HOOK(path_symlink, struct path *dir, struct dentry *dentry, const char *target)
 static __always_inline int pair_change(void *ctx, u64 mount, u64 from, u64 mount2, u64 to,
 				       u32 operation, u32 class, u32 class2)
 {
+	struct rote_place places[2] = { { from, mount }, { to, mount2 } };
 	struct rote_change change = {};
 
 	if (!change_find(&change))
@@ -299,11 +314,9 @@ static __always_inline int pair_change(void *ctx, u64 mount, u64 from, u64 mount
 	change.s->objects = 2;
 	change.s->classes[0] = class;
 	change.s->classes[1] = class2;
-	change.s->place[0].dentry = from;
-	change.s->place[0].mount = mount_of(mount);
-	change.s->place[1].dentry = to;
-	change.s->place[1].mount = mount_of(mount2);
-	change_judge(ctx, change.s, change.c, change.stamp, 2);
+	change.s->place[0] = places[0];
+	change.s->place[1] = places[1];
+	change_judge(ctx, change.s, change.c, change.stamp, 2, places);
 	return change_end(&change);
 }
 
@@ -311,15 +324,15 @@ static __always_inline int pair_change(void *ctx, u64 mount, u64 from, u64 mount
 HOOK(path_rename, struct path *old_dir, struct dentry *old_dentry, struct path *new_dir,
      struct dentry *new_dentry)
 {
-	return pair_change(ctx, FIELD(struct path, old_dir, mnt), (u64)old_dentry,
-			   FIELD(struct path, new_dir, mnt), (u64)new_dentry, OPERATION_RENAME,
+	return pair_change(ctx, LOAD(struct path, (u64)old_dir, mnt), (u64)old_dentry,
+			   LOAD(struct path, (u64)new_dir, mnt), (u64)new_dentry, OPERATION_RENAME,
 			   OPERATION_CLASS_REMOVE, OPERATION_CLASS_RENAME);
 }
 
 /* Both ends count here as well: through the new name the old object can be changed. */
 HOOK(path_link, struct dentry *old_dentry, struct path *new_dir, struct dentry *new_dentry)
 {
-	u64 mount = FIELD(struct path, new_dir, mnt);
+	u64 mount = LOAD(struct path, (u64)new_dir, mnt);
 
 	return pair_change(ctx, mount, (u64)old_dentry, mount, (u64)new_dentry, OPERATION_LINK,
 			   OPERATION_CLASS_LINK, OPERATION_CLASS_LINK);
@@ -347,6 +360,12 @@ HOOK(inode_removexattr, void *mapping, struct dentry *dentry)
 	return inode_change(ctx, (u64)dentry, OPERATION_REMOVEXATTR);
 }
 
+/* inode_file_setattr, since 6.17: file_setattr(2) sets what chattr(1) sets, by name. */
+HOOK(inode_file_setattr, struct dentry *dentry)
+{
+	return inode_change(ctx, (u64)dentry, OPERATION_CHMOD);
+}
+
 /* mount(2) in all its forms, bind and remount included; not the new mount API. */
 HOOK(sb_mount, const char *device, struct path *path, const char *type, unsigned long flags)
 {
@@ -361,8 +380,8 @@ HOOK(move_mount, struct path *from, struct path *to)
 
 HOOK(sb_umount, struct vfsmount *mount)
 {
-	return entry_change(ctx, (u64)mount, FIELD(struct vfsmount, mount, mnt_root),
-			    OPERATION_UNMOUNT, 0);
+	return entry_change(ctx, (u64)mount, LOAD(struct vfsmount, (u64)mount, mnt_root),
+			    OPERATION_UNMOUNT, 0, 0);
 }
 
 HOOK(sb_pivotroot, struct path *old_path, struct path *new_path)

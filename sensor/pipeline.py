@@ -628,6 +628,11 @@ class Pipeline:
                     "lost": watched.lost,
                     "truncated": counters.truncated,
                     "errors": sum(counters.errors),
+                    "errors_by_cause": {
+                        cause: n
+                        for cause, n in zip(ERROR_CAUSES, counters.errors, strict=True)
+                        if n
+                    },
                 }
             )
         return sorted(rows, key=lambda row: str(row["name"]))

@@ -9,7 +9,10 @@ import click
 from sensor.audits.formats import escape
 from sensor.cli.output import emit, output_option
 
-COLUMNS = ("name", "id", "image", "runtime", "model", "state", "since", "known", "events", "lost")
+COLUMNS = (
+    "name", "id", "image", "runtime", "model", "state", "since", "prevent", "refused", "known",
+    "events", "lost", "errors",
+)  # fmt: skip
 
 
 @click.command()
@@ -34,9 +37,12 @@ def containers(context: Any, /, output: str) -> None:
             f"#{row['model']}",
             row["model_state"],
             "first instruction" if row["complete"] else "later",
+            "yes" if row["prevented"] else "no",
+            str(row["refused"]),
             str(row["known"]),
             str(row["events"]),
             str(row["lost"]),
+            " ".join(f"{n} {cause}" for cause, n in row["errors_by_cause"].items()) or "0",
         ),
         empty="no containers",
     )

@@ -48,6 +48,8 @@ MANDATORY = (
     "cgroup_rmdir", "sys_exit", "file_open", "path_rename", "path_unlink", "bprm_check_security",
     "mmap_file", "path_mknod",
 )  # fmt: skip
+# An older kernel has other hooks, or no system call, for what these see.
+NEWER = ("file_truncate", "inode_file_setattr")
 # A program on every write of the host: the daemon attaches it only while it is needed.
 ON_DEMAND = "file_permission"
 _LOCK_MAPS = ("lock_keepers", "lock_objects", "lock_settings")
@@ -56,8 +58,9 @@ _OWN_PROGRAM = 1 << 31  # OWN_PROGRAM in bpf/maps.h
 _SELFTEST = "task_rename"
 _PR_SET_NAME, _PR_SET_PDEATHSIG = 15, 1
 _MAPS = (
-    "events", "containers", "tasks", "resolved", "counts", "edges", "exec_keys", "write_keys",
-    "names", "probes", "judged", "expected", "own_objects", "syscalls", "settings", "bytes",
+    "events", "containers", "tasks", "resolved", "counts", "edges", "short_edges", "places",
+    "exec_keys", "write_keys", "names", "probes", "judged", "expected", "own_objects", "syscalls",
+    "settings", "bytes",
 )  # fmt: skip
 
 
@@ -66,7 +69,8 @@ class Builder:
 
     Args:
         request: ``attach`` (candidates, best first), ``pins`` (directory to pin in), ``cache``,
-            ``lock`` (the script that may unlock, or ""), ``daemon_pid``, ``ring_pages``,
+            ``typed`` (the kernel can follow typed pointers), ``lock`` (the script that may unlock,
+            or ""), ``daemon_pid``, ``ring_pages``,
             ``cgroup_subsys``, ``cgroup_hierarchy``, ``settings`` (enum rote_config_key → value).
     """
 
@@ -76,6 +80,7 @@ class Builder:
         self.links: dict[str, int] = {}
         self.verified: dict[str, int] = {}
         self.modules: list[Any] = []  # kept: their descriptors are used later
+        self.typed = False
         self.maps: dict[str, int] = {}
         self.programs: dict[str, tuple[int, int]] = {}
 
@@ -90,19 +95,15 @@ class Builder:
         os.environ["BCC_KERNEL_SOURCE"] = str(header_tree(Path(self.request["cache"])))
         bcc = _import_bcc()
         notes: list[str] = []
-        for attach in self.request["attach"]:
+        for attach, typed in self._attempts(notes):
             self.missing, self.links, self.verified = [], {}, {}
-            # Asked first, because a whole compile is a dear way to hear no.
-            refused = REFUSALS[attach]()
-            if refused:
-                notes.append(f"{attach}: {refused}")
-                continue
+            self.typed = typed
             try:
                 self._bring_up(bcc, attach)
                 if self.request["lock"]:
                     self._bring_up_lock(bcc, attach)
             except _RefusedError as error:
-                notes.append(f"{attach}: {error}")
+                notes.append(f"{attach}{', typed pointers' if typed else ''}: {error}")
                 self._take_down()
                 continue
             return {
@@ -117,6 +118,18 @@ class Builder:
         raise KernelSupportError(
             "this kernel takes none of Rote's attachments: " + "; ".join(notes)
         )
+
+    def _attempts(self, notes: list[str]) -> Iterator[tuple[str, bool]]:
+        """(attachment, whether through typed pointers), best first; what is refused is noted."""
+        for attach in self.request["attach"]:
+            # Asked first, because a whole compile is a dear way to hear no.
+            refused = REFUSALS[attach]()
+            if refused:
+                notes.append(f"{attach}: {refused}")
+                continue
+            if self.request["typed"] and attach != "tracepoint":
+                yield attach, True
+            yield attach, False
 
     def _bring_up(self, bcc: Any, attach: str) -> None:
         module = self._compile(bcc, attach)
@@ -211,6 +224,7 @@ class Builder:
             "-ffine-grained-bitfield-accesses",
             "-Wno-unused-function",
             f"-DATTACH={ATTACH_NUMBERS[attach]}",
+            f"-DTYPED={int(self.typed)}",
             f"-DRING_PAGES={self.request['ring_pages']}",
             f"-DCGROUP_SUBSYS={self.request['cgroup_subsys']}",
             f"-DCGROUP_HIERARCHY={self.request['cgroup_hierarchy']}",
@@ -245,6 +259,8 @@ class Builder:
         yield hook, function.fd, kind
 
     def _refused(self, hook: str, reason: str) -> None:
+        if hook in NEWER and "not found" in reason:
+            return
         if hook in MANDATORY:
             raise _RefusedError(f"{hook}: {reason}")
         self.missing.append((hook, reason))

@@ -41,7 +41,7 @@ from sensor.kernel.port import (
 from sensor.kernel.ring import Ring
 from sensor.kernel.unit import LOCK, fingerprint, unit_text
 
-_BUILD_SECONDS = 300  # an emulated machine needs most of a minute
+_BUILD_SECONDS = 900  # an emulated machine needs minutes
 _NAME_HOLDS_NS = 60 * 10**9
 _REMEMBERED_PROGRAMS = 16384
 _GUARANTEE = {"lsm": "deny", "fmod-ret": "deny", "tracepoint": "kill"}
@@ -50,6 +50,8 @@ _EXEC_KNOWN, _EXEC_BY_APPLET = 1, 2  # enum rote_exec_value
 _KEEPER = (2).to_bytes(4, "little")  # KEEPER in bpf/lock.bpf.c
 _WRITE_HOOK = "file_permission"
 _ID_DIGITS = 64
+_SHORT_NAME_MAX = 22  # SHORT_NAME_MAX in bpf/match.bpf.c
+_TYPED_SINCE = (5, 11)  # bpf_get_current_task_btf()
 
 
 class KernelSettings(Protocol):
@@ -127,6 +129,7 @@ class LiveKernel:
             "resolved": (8, 4),
             "counts": (8, size["counters"]),
             "edges": (size["edge_key"], size["edge"]),
+            "short_edges": (size["short_edge_key"], size["edge"]),
             "exec_keys": (size["exec_key"], 4),
             "write_keys": (size["write_key"], size["write_value"]),
             "names": (size["name_key"], 8),
@@ -398,19 +401,27 @@ class LiveKernel:
             key = self._layouts["probe_key"].pack(container=cgroup_id, argv=text)
             self._maps["probes"].update(key, (1).to_bytes(4, "little"))
 
-    def _edge_key(self, edge: Edge) -> bytes:
-        return self._layouts["edge_key"].pack(
-            parent=edge.parent, kind=int(edge.kind), name=edge.label
-        )
+    def _edge_place(self, edge: Edge) -> tuple[bpf.Map, bytes]:
+        """The map that an edge belongs to, and its key there."""
+        name = "short_edges" if len(edge.label) <= _SHORT_NAME_MAX else "edges"
+        layout = self._layouts["short_edge_key" if name == "short_edges" else "edge_key"]
+        key = layout.pack(parent=edge.parent, kind=int(edge.kind), name=edge.label)
+        return self._maps[name], key
+
+    def _trie_changed(self) -> None:
+        """Let the kernel forget which directories stand where in the trie."""
+        key = header().enums["config_key"]["CONFIG_GENERATION"].to_bytes(4, "little")
+        old = int.from_bytes(self._maps["settings"].lookup(key) or b"", "little")
+        self._maps["settings"].update(key, ((old + 1) & 0xFFFFFFFF).to_bytes(8, "little"))
 
     def put_edges(self, edges: Iterable[Edge]) -> None:
         """See ``Kernel.put_edges``."""
         pack = self._layouts["edge"].pack
         for edge in edges:
             self._note_program(edge)
-            self._maps["edges"].update(
-                self._edge_key(edge), pack(node=edge.node, flags=int(edge.flags))
-            )
+            place, key = self._edge_place(edge)
+            place.update(key, pack(node=edge.node, flags=int(edge.flags)))
+        self._trie_changed()
 
     def _note_program(self, edge: Edge) -> None:
         is_program = edge.parent == NODE_PROGRAMS or edge.parent in self._program_edges
@@ -422,15 +433,20 @@ class LiveKernel:
         """See ``Kernel.drop_edges``."""
         for edge in edges:
             self._program_edges.pop(edge.node, None)
-            self._maps["edges"].delete(self._edge_key(edge))
+            place, key = self._edge_place(edge)
+            place.delete(key)
+        self._trie_changed()
 
     def edges(self) -> list[Edge]:
         """See ``Kernel.edges``; parents before children."""
-        key_of, value_of = self._layouts["edge_key"].unpack, self._layouts["edge"].unpack
+        long, short = self._layouts["edge_key"], self._layouts["short_edge_key"]
         found: dict[int, list[Edge]] = {}
-        for key, value in self._maps["edges"].items():
-            k: dict[str, Any] = key_of(key)
-            v: dict[str, Any] = value_of(value)
+        for layout, key, value in (
+            *((long, *item) for item in self._maps["edges"].items()),
+            *((short, *item) for item in self._maps["short_edges"].items()),
+        ):
+            k: dict[str, Any] = layout.unpack(key)
+            v: dict[str, Any] = self._layouts["edge"].unpack(value)
             edge = Edge(
                 k["parent"],
                 LabelKind(k["kind"]),
@@ -578,9 +594,10 @@ class LiveKernel:
 
     def clear_knowledge(self) -> None:
         """See ``Kernel.clear_knowledge``."""
-        for name in ("exec_keys", "write_keys", "names", "edges"):
+        for name in ("exec_keys", "write_keys", "names", "edges", "short_edges"):
             self._maps[name].clear()
         self._program_edges.clear()
+        self._trie_changed()
 
     def counters(self) -> dict[int, ContainerCounters]:
         """See ``Kernel.counters``."""
@@ -709,8 +726,10 @@ def _build(
         candidates = [attach]
     if settings.lock and "tracepoint" in candidates:
         raise KernelSupportError("--lock: the tracepoint attachment can refuse nothing")
+    addresses = _symbols("rename_lock", "mount_lock")
     request = {
         "attach": candidates,
+        "typed": tuple(int(n) for n in os.uname().release.split(".")[:2]) >= _TYPED_SINCE,
         "lock": str(lock_script()) if settings.lock else "",
         "daemon_pid": os.getpid(),
         "pins": str(pins),
@@ -721,6 +740,8 @@ def _build(
         "settings": {
             keys["CONFIG_DISCOVER"]: int(settings.discover),
             keys["CONFIG_HOST_MOUNTS"]: _host_mount_namespace(),
+            keys["CONFIG_RENAME_LOCK"]: addresses.get("rename_lock", 0),
+            keys["CONFIG_MOUNT_LOCK"]: addresses.get("mount_lock", 0),
         },
     }
     try:
@@ -753,6 +774,17 @@ def _host_mount_namespace() -> int:
         return Path("/proc/1/ns/mnt").stat().st_ino
     except PermissionError:
         return Path("/proc/self/ns/mnt").stat().st_ino
+
+
+def _symbols(*names: str) -> dict[str, int]:
+    """Addresses of the kernel's own variables; those that it does not show are left out."""
+    found: dict[str, int] = {}
+    with contextlib.suppress(OSError), Path("/proc/kallsyms").open(encoding="ascii") as lines:
+        for line in lines:
+            fields = line.split()
+            if len(fields) == 3 and fields[2] in names and int(fields[0], 16):
+                found[fields[2]] = int(fields[0], 16)
+    return found
 
 
 def _candidates() -> list[str]:

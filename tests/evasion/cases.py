@@ -659,6 +659,8 @@ def deeds() -> list[Deed]:
         Deed("change a log's mode", "a_chmod", ("/app/data/log-1",)),
         Deed("change a log's owner", "a_chown", ("/app/data/log-1",)),
         Deed("write on a volume", "w_create", ("/vol/known",)),
+        Deed("write in a directory on a volume", "w_create", ("/vol/place/known",),
+             (Plant("/vol/place", "directory"),)),
         Deed("write on tmpfs", "w_create", ("/tmp/known",)),
         Deed("write in shared memory", "w_create", ("/dev/shm/known",)),
         Deed("an unnamed temporary file", "w_unnamed", ("/tmp",)),

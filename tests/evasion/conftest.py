@@ -61,6 +61,8 @@ def results(sensor: Sensor) -> Iterator[list[Result]]:
             "name": result.attack.name,
             "group": result.attack.group,
             "source": result.attack.source,
+            "technique": result.attack.technique,
+            "impossible": result.attack.impossible,
             "verdict": result.verdict,
             "outcomes": sorted(set(result.outcomes)),
             "tries": len(result.outcomes),

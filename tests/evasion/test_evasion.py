@@ -45,6 +45,19 @@ def test_the_service_goes_on(guarded: Sensor, deed: Deed) -> None:
     assert not told
 
 
+def test_a_directory_that_moved_is_judged_anew(guarded: Sensor) -> None:
+    """What was remembered of a directory ends when it, or one above it, is renamed."""
+    box = guarded.boxes["guarded"]
+    place, moved = box.root / "vol/place", box.root / "vol/moved"
+    place.mkdir(exist_ok=True)
+    for _ in range(3):
+        assert box.command("w_create", "/vol/place/known").outcomes == ["e0"]
+        place.rename(moved)
+        assert box.command("w_create", "/vol/moved/known").outcomes[0] in ("e1", "s9")
+        moved.rename(place)
+    assert box.command("w_create", "/vol/place/known").outcomes == ["e0"]
+
+
 def _try(box: Box, attack: Attack, *, again: bool = False) -> tuple[Answer, bool]:
     """Plant, attack, look: the answer, and whether it had an effect."""
     for plant in attack.plants:

@@ -102,14 +102,15 @@ def test_tracing_is_refused(locked: Locked) -> None:
     assert libc.ptrace(_PTRACE_ATTACH, locked.daemon.pid, 0, 0) == -1
     assert ctypes.get_errno() == 1
     with pytest.raises(PermissionError):
-        Path(f"/proc/{locked.daemon.pid}/mem").open("r+b")
+        os.open(f"/proc/{locked.daemon.pid}/mem", os.O_RDWR)
     pidfd = os.pidfd_open(locked.daemon.pid)
     assert libc.syscall(_PIDFD_GETFD, pidfd, 3, 0) == -1
     assert ctypes.get_errno() == 1
     os.close(pidfd)
 
 
-def test_unpinning_is_refused(locked: Locked) -> None:
+@pytest.mark.usefixtures("locked")
+def test_unpinning_is_refused() -> None:
     """Pins stay, and stay where they are."""
     pins = _pins()
     link = next((pins / "links").iterdir())
@@ -127,7 +128,8 @@ def test_unpinning_is_refused(locked: Locked) -> None:
     assert link.exists()
 
 
-def test_bpf_on_its_objects_is_refused(locked: Locked) -> None:
+@pytest.mark.usefixtures("locked")
+def test_bpf_on_its_objects_is_refused() -> None:
     """Neither by name nor by number; others' objects stay free."""
     maps = _pins() / "maps"
     with pytest.raises(PermissionError):

@@ -22,7 +22,7 @@ _AT_A_TIME = 2
 # Loading the BPF programs takes minutes under emulation: the limit of a test is another one here,
 # and all tests share one load. Those about loading (test_lifetime.py) run on the host only.
 _TESTS = (
-    "python", "-m", "pytest", "tests/kernel", "tests/evasion",
+    "python", "-m", "pytest", "tests/kernel", "tests/evasion", "tests/lock",
     "--ignore=tests/kernel/test_lifetime.py", "-p", "no:cacheprovider", "-o", "timeout=900",
     "--basetemp=/var/tmp/tests", "--durations=15", "--durations-min=2",
 )  # fmt: skip

@@ -57,7 +57,7 @@ def verdict(findings: list[Finding]) -> str:
     if missing:
         return f"Rote cannot run here yet; missing: {', '.join(missing)}."
     how = next((f.text for f in findings if f.subject == "attachment"), "")
-    return f"Rote can run here and detect. {how}"
+    return f"Rote can run here. {how}"
 
 
 def _privileges() -> Iterator[Finding]:
@@ -212,18 +212,24 @@ def _attachment() -> Iterator[Finding]:
             "attachment",
             WARN,
             "Through tracepoints: this kernel refuses trampolines "
-            f"({refused}). Executions are seen by the program itself; renames, links and removals "
-            "by the name the caller gave; what io_uring does is not seen.",
+            f"({refused}). Guarantee: kill for executions and for opening files to write; detect "
+            "for renames, links, removals and attributes, which are judged by the name the caller "
+            "gave when they have happened; what io_uring does is not seen.",
         )
     elif "bpf" in names.split(",") and not lsm_refused():
-        yield Finding("attachment", OK, "Through BPF LSM: every hook sees the object itself.")
+        yield Finding(
+            "attachment",
+            OK,
+            "Through BPF LSM: every hook sees the object itself. Guarantee: deny for executions "
+            "and for changes of files.",
+        )
     else:
         yield Finding(
             "attachment",
             OK,
-            "Through fentry: every hook sees the object itself. `bpf` is not in the LSM list "
-            f"({names or 'unknown'}).",
-            "boot with bpf added to lsm=",
+            "Through fmod_ret: every hook sees the object itself. Guarantee: deny for executions "
+            f"and for changes of files. `bpf` is not in the LSM list ({names or 'unknown'}).",
+            "nothing is lacking; with bpf added to lsm= at boot it would be BPF LSM",
         )
 
 

@@ -96,7 +96,7 @@ class Machine:
         ]
         # Never thread=multi: parallel CPUs trip over code that a kernel patches while it boots
         # ("Oops: int3", now and then), and two machines fill two cores anyway.
-        speed = ["-accel", "tcg,thread=single", "-smp", "1"]
+        speed = ["-accel", "tcg,thread=single", "-smp", "2"]
         if settings.icount:
             speed = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"]
             append.append("norandmaps nokaslr tsc_early_khz=1000000")

@@ -25,7 +25,6 @@ def main() -> None:
     """Load, attach, wait."""
     text = unit_text()
     hooks = [*dict.fromkeys(_HOOK.findall(text)), "bprm_check_security"]
-    hooks.remove("task_kill")  # only with --lock
     if "--write" not in sys.argv[1:]:
         hooks.remove(_ON_EACH_WRITE)
     tracepoints = [name for name in _TRACEPOINT.findall(text) if name not in _NOT_ATTACHED]

@@ -17,10 +17,10 @@ _HEAD = """\
 # What was tried to get round prevention
 
 Each row of [tests/evasion/cases.py](../tests/evasion/cases.py) is one technique, done by a small
-program in a container under prevention: once, then ten times in a row from four processes at once.
-The suite looks at the effect itself (file content, what ran), at the errno, and at the audit; and it
-does the same without prevention first, where it has to work. This page is made from such runs by
-`tests/evasion/table.py`; `scripts/vm all` repeats them.
+program in a container under prevention: once, then ten times in a row from four processes at
+once. The suite looks at the effect itself (file content, what ran), at the errno and at the audit;
+it does the same without prevention first, where it has to work. This page is made from such runs
+by `tests/evasion/table.py`; `scripts/vm all` repeats them.
 
 * **refused**: EPERM, before anything happened. **killed**: the process was ended before its first
   instruction, or before its first byte was written. **detected**: it happened and was audited.

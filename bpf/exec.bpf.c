@@ -301,7 +301,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 		/* A script's name is judged in user space; its interpreter is known. */
 		if (!only_name)
 			novelty_refuse(s, c, 0);
-		event_emit(ctx, s, c, EVENT_EXEC);
+		event_emit(ctx, s, c, EVENT_EXEC, 0);
 	}
 	scratch_give(s);
 	return 0;
@@ -361,7 +361,7 @@ HOOK_EXEC(struct linux_binprm *bprm)
 		s->refused = refused_on_error(c);
 	} else if (!s->known) {
 		novelty_refuse(s, c, 1);
-		event_emit(ctx, s, c, EVENT_EXEC);
+		event_emit(ctx, s, c, EVENT_EXEC, 1);
 	}
 	refused = s->refused;
 	scratch_give(s);

@@ -24,7 +24,7 @@ static __always_inline int trace_change(void *ctx, u64 task, u64 mode)
 		return change_failed(&change);
 	change.s->event.open_flags = mode;
 	place_file(&change.s->place[0], file);
-	change_judge(ctx, change.s, change.c, change.stamp, 1, NULL);
+	change_judge(ctx, change.s, change.c, change.stamp, 1, NULL, 0);
 	return change_end(&change);
 }
 
@@ -48,7 +48,7 @@ HOOK(ptrace_traceme, struct task_struct *parent)
 /* kernel_read_file, since 4.6: finit_module, kexec_file_load, firmware. */
 HOOK(kernel_read_file, struct file *file)
 {
-	return file_change(ctx, (u64)file, OPERATION_LOAD_CODE, 0, 1);
+	return file_change(ctx, (u64)file, OPERATION_LOAD_CODE, 0, 1, 0);
 }
 
 /*
@@ -64,7 +64,7 @@ HOOK(kernel_load_data, unsigned int id)
 	if (!change_begin(&change, OPERATION_LOAD_CODE))
 		return change_failed(&change);
 	change.s->event.open_flags = id;
-	change_judge(ctx, change.s, change.c, change.stamp, 0, NULL);
+	change_judge(ctx, change.s, change.c, change.stamp, 0, NULL, 0);
 	return change_end(&change);
 }
 
@@ -76,7 +76,7 @@ HOOK(file_receive, struct file *file)
 {
 	if (!(LOAD(struct file, (u64)file, f_mode) & FMODE_WRITE))
 		return 0;
-	return file_change(ctx, (u64)file, OPERATION_RECEIVE, 0, 0);
+	return file_change(ctx, (u64)file, OPERATION_RECEIVE, 0, 0, 0);
 }
 
 /* file_ioctl, since 2.6: the attributes that chattr(1) sets need no descriptor for writing. */
@@ -85,7 +85,7 @@ HOOK(file_ioctl, struct file *file, unsigned int command)
 	if (command != FS_IOC_SETFLAGS && command != FS_IOC32_SETFLAGS &&
 	    command != FS_IOC_FSSETXATTR)
 		return 0;
-	return file_change(ctx, (u64)file, OPERATION_CHMOD, 0, 1);
+	return file_change(ctx, (u64)file, OPERATION_CHMOD, 0, 1, 0);
 }
 
 /*

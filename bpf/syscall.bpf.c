@@ -212,7 +212,7 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 		s->classes[0] = operation_class(s->event.operation);
 		/* In memory, so that from here on a call with a file looks like one without. */
 		FORGET();
-		if (change_judge(ctx, s, c, stamp, 1, NULL) && s->file &&
+		if (change_judge(ctx, s, c, stamp, 1, NULL, 1) && s->file &&
 		    s->event.operation != OPERATION_MAP_EXEC)
 			file_note_judged(s, c, s->file);
 	}

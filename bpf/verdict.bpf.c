@@ -237,11 +237,12 @@ static __always_inline int may_tell(u64 container)
 }
 
 /*
- * Send the record: s->place names the paths, s->event the rest. The walk of the object is made
+ * Send the record: s->place names the paths, s->event the rest. `before`: of an execution that is
+ * not complete. The walk of the object is made
  * again here; only novelty comes this far. Returns 0 when it was lost.
  */
 static __always_inline int event_emit(void *ctx, struct rote_scratch *s, struct rote_container *c,
-				      u32 kind)
+				      u32 kind, const int before)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
 	u64 uid_gid = bpf_get_current_uid_gid();
@@ -274,11 +275,13 @@ static __always_inline int event_emit(void *ctx, struct rote_scratch *s, struct 
 		s->event.flags |= EVENT_FLAG_PATH2_TRUNCATED;
 	if (s->cut & (1 << TEXT_PROGRAM))
 		s->event.flags |= EVENT_FLAG_PROGRAM_TRUNCATED;
-	text_append_name(s, s->names[0]);
+	if (ATTACH == ATTACH_TRACEPOINT)
+		text_append_name(s, s->names[0]);
 	s->event.text_end[TEXT_NAME] = s->offset;
-	text_append_name(s, s->names[1]);
+	if (ATTACH == ATTACH_TRACEPOINT)
+		text_append_name(s, s->names[1]);
 	s->event.text_end[TEXT_NAME2] = s->offset;
-	if (s->event.flags & EVENT_FLAG_BEFORE)
+	if (before)
 		text_append_new_arguments(s);
 	else
 		text_append_arguments(s);
@@ -466,19 +469,19 @@ static __always_inline int mapped_code_is_known(struct rote_scratch *s, struct r
 /*
  * Judge the change in s->place[0 .. objects) and send a record when it is novel; s->refused says
  * what the hook has to return. `typed` are the same places as pointers of a known type, or
- * NULL. Returns 0 only when the record was lost, so that the same object
+ * NULL; only with `may_be_code` the operation may be OPERATION_MAP_EXEC. Returns 0 only when the record was lost, so that the same object
  * has to be judged again.
  */
 static __always_inline int change_judge(void *ctx, struct rote_scratch *s, struct rote_container *c,
 					struct rote_task_stamp *stamp, const u32 objects,
-					const struct rote_place *typed)
+					const struct rote_place *typed, const int may_be_code)
 {
 	s->event.actor = stamp->actor;
 	s->event.program_node = stamp_program(stamp);
 	s->event.exec_id = stamp->exec_id;
 	s->event.caller_exec_id = 0;
 	s->known = s->event.program_node && c->model && (objects || s->by_name);
-	if (s->by_name) {
+	if (ATTACH == ATTACH_TRACEPOINT && s->by_name) {
 		s->event.walk_end = WALK_END_BY_NAME;
 		if (s->objects > 1)
 			s->event.walk_end2 = WALK_END_BY_NAME;
@@ -497,10 +500,10 @@ static __always_inline int change_judge(void *ctx, struct rote_scratch *s, struc
 				     typed ? typed[1].vfsmount : 0, typed != NULL);
 	}
 	FORGET();
-	if (s->event.operation == OPERATION_MAP_EXEC || !s->known)
+	if ((may_be_code && s->event.operation == OPERATION_MAP_EXEC) || !s->known)
 		object_note_origin(s, c);
 	FORGET();
-	if (s->event.operation == OPERATION_MAP_EXEC) {
+	if (may_be_code && s->event.operation == OPERATION_MAP_EXEC) {
 		/* Only code that the image did not bring. */
 		if (s->event.origin == ORIGIN_IMAGE || s->event.origin == ORIGIN_UNKNOWN)
 			return 1;
@@ -524,7 +527,9 @@ static __always_inline int change_judge(void *ctx, struct rote_scratch *s, struc
 	if (!s->by_name)
 		novelty_refuse(s, c, ATTACH != ATTACH_TRACEPOINT);
 	return event_emit(ctx, s, c,
-			  s->event.operation == OPERATION_MAP_EXEC ? EVENT_EXEC : EVENT_FILE);
+			  may_be_code && s->event.operation == OPERATION_MAP_EXEC ? EVENT_EXEC :
+										    EVENT_FILE,
+			  0);
 }
 
 /* Whether a file is the one that the task runs; an exec maps it, and was judged itself. */

@@ -71,7 +71,7 @@ static __always_inline int entry_change(void *ctx, u64 vfsmount, u64 dentry, u32
 	change.s->place[0].dentry = dentry;
 	change.s->place[0].vfsmount = vfsmount;
 	change.s->event.open_flags = mode;
-	change_judge(ctx, change.s, change.c, change.stamp, 1, typed ? &place : NULL);
+	change_judge(ctx, change.s, change.c, change.stamp, 1, typed ? &place : NULL, 0);
 	return change_end(&change);
 }
 
@@ -98,7 +98,8 @@ static __always_inline int inode_change(void *ctx, u64 dentry, u32 operation)
 			    dentry, operation, 0, 0);
 }
 
-static __always_inline int file_change(void *ctx, u64 file, u32 operation, u32 flags, int again)
+static __always_inline int file_change(void *ctx, u64 file, u32 operation, u32 flags, int again,
+				       const int may_be_code)
 {
 	struct rote_place place;
 	struct rote_change change = {};
@@ -114,7 +115,7 @@ static __always_inline int file_change(void *ctx, u64 file, u32 operation, u32 f
 	change.s->place[0] = place;
 	/* From here on by what is in memory: what is alike need not be verified twice. */
 	FORGET();
-	if (change_judge(ctx, change.s, change.c, change.stamp, 1, &place) &&
+	if (change_judge(ctx, change.s, change.c, change.stamp, 1, &place, may_be_code) &&
 	    change.s->event.operation != OPERATION_MAP_EXEC && !change.s->refused)
 		file_note_judged(change.s, change.c, file);
 	return change_end(&change);
@@ -139,7 +140,7 @@ static __always_inline int open_change(void *ctx, u64 file, u32 operation, u32 f
 	place.dentry = LOAD(struct file, file, f_path.dentry);
 	place.vfsmount = LOAD(struct file, file, f_path.mnt);
 	change.s->place[0] = place;
-	if (change_judge(ctx, change.s, change.c, change.stamp, 1, &place) && !change.s->refused)
+	if (change_judge(ctx, change.s, change.c, change.stamp, 1, &place, 0) && !change.s->refused)
 		file_note_judged(change.s, change.c, file);
 	return change_end(&change);
 }
@@ -164,7 +165,7 @@ HOOK(file_permission, struct file *file, int mask)
 {
 	if (!(mask & MAY_WRITE) || !task_stamp() || !config_value(CONFIG_WRITE_PROBE))
 		return 0;
-	return file_change(ctx, (u64)file, OPERATION_WRITE, 0, 0);
+	return file_change(ctx, (u64)file, OPERATION_WRITE, 0, 0, 0);
 }
 
 /*
@@ -190,7 +191,7 @@ HOOK(mmap_file, struct file *file, unsigned long protection, unsigned long flags
 	    (!(protection & PROT_WRITE) || (type != MAP_SHARED && type != MAP_SHARED_VALIDATE)))
 		return 0;
 	return file_change(ctx, (u64)file, is_code ? OPERATION_MAP_EXEC : OPERATION_MAP_WRITE,
-			   protection, is_code);
+			   protection, is_code, 1);
 }
 
 /*
@@ -235,7 +236,7 @@ HOOK(file_mprotect, struct vm_area_struct *vma, unsigned long requested, unsigne
 		return change_failed(&change);
 	change.s->event.open_flags = protection;
 	place_mapped_file(&change.s->place[0], file);
-	change_judge(ctx, change.s, change.c, change.stamp, 1, NULL);
+	change_judge(ctx, change.s, change.c, change.stamp, 1, NULL, 1);
 	return change_end(&change);
 }
 
@@ -248,7 +249,7 @@ HOOK(path_truncate, struct path *path)
 /* file_truncate, since 6.2: ftruncate and O_TRUNC; the open was judged. */
 HOOK(file_truncate, struct file *file)
 {
-	return file_change(ctx, (u64)file, OPERATION_TRUNCATE, 0, 0);
+	return file_change(ctx, (u64)file, OPERATION_TRUNCATE, 0, 0, 0);
 }
 
 /* path_* below, since 2.6.29 with CONFIG_SECURITY_PATH (not on RHEL). */
@@ -316,7 +317,7 @@ static __always_inline int pair_change(void *ctx, u64 mount, u64 from, u64 mount
 	change.s->classes[1] = class2;
 	change.s->place[0] = places[0];
 	change.s->place[1] = places[1];
-	change_judge(ctx, change.s, change.c, change.stamp, 2, places);
+	change_judge(ctx, change.s, change.c, change.stamp, 2, places, 0);
 	return change_end(&change);
 }
 

@@ -176,7 +176,7 @@ class Builder:
         for map_name, fd in maps.items():
             bpf.pin(fd, pins / "maps" / map_name)
         for hook, (fd, kind) in programs.items():
-            label = f"lock.{hook}"
+            label = f"lock_{hook}"  # a dot is not allowed there
             self.links[label] = bpf.attach(fd, hook if kind == _RAW_TRACEPOINT else None)
             bpf.pin(self.links[label], pins / "links" / label)
 

@@ -38,6 +38,7 @@ _TMPFS = Path("/tmp/bench")
 _EXT4 = Path("/var/tmp/bench")
 _FLAGS = ContainerFlag.HOST_MOUNTS | ContainerFlag.NO_SESSIONS | ContainerFlag.WATCHED
 _ALERT = ContainerFlag(0)
+_WITH_ROTE = ("loaded", "outside", "inside", "hooks", "keys", "cgroups", "probe")
 _ROUNDS = 9
 _MAP_UPDATE_BATCH = 26  # enum bpf_cmd
 
@@ -336,6 +337,8 @@ def measure_rote(bench: Bench) -> None:
             bench.take("empty programs")
         with empty_programs("--write"):
             bench.take("empty programs, each write")
+    if not any(bench.wants(name) for name in _WITH_ROTE):
+        return
     rote = Rote(bench)
     try:
         bench.take("loaded, nothing watched")

@@ -79,13 +79,15 @@ def fapolicyd(forbidden: Path) -> Iterator[None]:
     kept = [line for line in text.splitlines() if not line.startswith(("trust =", "integrity ="))]
     config.write_text("\n".join([*kept, "trust = file", "integrity = none", ""]))
     (_FAPOLICYD / "fapolicyd.trust").touch()
-    daemon = subprocess.Popen(
-        ["fapolicyd", "--debug"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    Path("/run/fapolicyd").mkdir(exist_ok=True)
+    log = Path("/run/fapolicyd.log")
+    with log.open("wb") as file:
+        daemon = subprocess.Popen(["fapolicyd", "--debug"], stdout=file, stderr=file)
 
     def is_refused() -> bool:
         if daemon.poll() is not None:
-            raise SystemExit(f"fapolicyd ended with {daemon.returncode}")
+            said = log.read_text(errors="replace")[-2000:]
+            raise SystemExit(f"fapolicyd ended with {daemon.returncode}: {said}")
         try:
             return subprocess.run([forbidden], timeout=60, check=False).returncode == 126
         except PermissionError:

@@ -33,6 +33,7 @@ _REASONS = (
     ("n_uring", "io_uring does it without a system call that ends"),
     ("w_uring", "io_uring does it without a system call that ends"),
     ("h_uring", "io_uring does it without a system call that ends"),
+    ("x_exec", "a script is judged by its name, when its interpreter runs already"),
     ("x_map_later", "mprotect names no file"),
     ("a_flags", "the ioctl is not looked at"),
     ("t_", "takes no path and no descriptor of a file"),

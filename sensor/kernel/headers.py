@@ -38,7 +38,8 @@ ROOTS = (
     "fdtable", "file", "files_struct", "fs_struct", "inode", "kernfs_node", "linux_binprm",
     "mm_struct", "mnt_namespace", "mount", "ns_common", "nsproxy", "path", "pt_regs",
     "signal_struct", "super_block", "task_struct", "thread_info", "vfsmount", "vm_area_struct",
-    "bpf_map_def", "bpf_map", "bpf_prog", "bpf_prog_aux", "bpf_stack_build_id", "__sk_buff", "sk_buff", "bpf_perf_event_data", "xdp_md",
+    "bpf_map_def", "bpf_map", "bpf_prog", "bpf_prog_aux", "bpf_stack_build_id",
+    "__sk_buff", "sk_buff", "bpf_perf_event_data", "xdp_md",
 )  # fmt: skip
 # Those of which the size matters: what stands behind them is read.
 SIZED = ("file", "inode", "pt_regs")

@@ -163,6 +163,26 @@ def test_known_write_is_silent_for_its_program_only(
     assert found == [(Path(real("sh")).name, "log-x"), ("tee", "log-5")]
 
 
+def test_names_of_every_length_are_told_apart(
+    cgroup: Cgroup, teacher: Teacher, events: Read, tmp_path: Path
+) -> None:
+    """Short names have a map of their own: at its edge, and cut off, nothing is confused."""
+    shell = teacher.program(real("sh"))
+    teacher.execution(teacher.program(real("env")), shell)
+    lengths = (1, 21, 22, 23, 24, 25, 64, 254)
+    known = [f"{_text(tmp_path)}/{'x' * length}" for length in lengths]
+    teacher.patterns([Pattern.parse(text) for text in known], shell)
+    watch_with_model(cgroup.kernel, cgroup, MODEL)
+    for length in lengths:
+        cgroup.run("/usr/bin/env", "sh", "-c", f"echo x > {tmp_path}/{'x' * length}")
+    assert not [event.path for event in events() if _is_write(event, tmp_path)]
+    others = (20, 26, 63, 65, 253, 255)
+    for length in others:
+        cgroup.run("/usr/bin/env", "sh", "-c", f"echo x > {tmp_path}/{'x' * length}")
+    found = [len(Path(event.path).name) for event in events() if _is_write(event, tmp_path)]
+    assert found == list(others)
+
+
 def _text(path: Path) -> str:
     return Pattern.exact(str(path)).text
 

@@ -222,6 +222,7 @@ class Builder:
         bcc.BPF._trace_autoload = lambda _: None  # noqa: SLF001 - the only way not to attach
         flags = [
             "-ffine-grained-bitfield-accesses",
+            "-fms-extensions",  # the kernel is built with it; "struct tag;" is a member then
             "-Wno-unused-function",
             f"-DATTACH={ATTACH_NUMBERS[attach]}",
             f"-DTYPED={int(self.typed)}",

@@ -30,7 +30,7 @@ from sensor.kernel.helper_ids import HELPER_IDS
 from sensor.kernel.unit import fingerprint
 
 BTF = Path("/sys/kernel/btf/vmlinux")
-_VERSION = 7  # of what is made here; part of the cache key
+_VERSION = 8  # of what is made here; part of the cache key
 
 # Structures the programs look into. What these hold by value is kept too.
 ROOTS = (
@@ -267,7 +267,11 @@ def _items(text: str) -> list[str]:
 def _by_value(body: str, typedefs: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
     found = [
         (match.group(1), match.group(2))
-        for match in re.finditer(r"(?m)^\s+(?:const |volatile )*(struct|union) (\w+) (\w+)", body)
+        for match in re.finditer(
+            # Also without a name of its own: an anonymous member, by -fms-extensions.
+            r"(?m)^\s+(?:const |volatile )*(struct|union) (\w+)(?: \w|;)",
+            body,
+        )
     ]
     found.extend(
         typedefs[match.group(1)]

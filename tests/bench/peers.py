@@ -111,8 +111,11 @@ def apparmor(programs: Path, tmpfs: Path, ext4: Path) -> Iterator[None]:
         loaded = Path("/sys/kernel/security/apparmor/profiles").read_text()
         if "rote-bench (enforce)" not in loaded:
             raise SystemExit(f"the profile is not enforced: {loaded}")
+        other = Path("/srv/other")
+        other.mkdir(exist_ok=True)
+        (other / "data").touch()
         refused = subprocess.run(
-            [programs / "operations", programs, "/root", "/root", "1"],
+            [programs / "operations", programs, other, other, "1"],
             capture_output=True,
             text=True,
             check=False,

@@ -71,7 +71,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]
     parser.add_argument("--lsm", default="landlock,lockdown,yama,bpf")
     parser.add_argument("--icount", action="store_true")
     parser.add_argument("--memory", type=int, default=1500)
-    parser.add_argument("--timeout", type=float, default=1800)
+    parser.add_argument("--timeout", type=float, default=2700)
     parser.add_argument("--results", type=Path, default=REPOSITORY / ".cache/vm")
     options = parser.parse_intermixed_args(arguments)
     for name in options.kernels:

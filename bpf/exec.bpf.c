@@ -249,7 +249,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 {
 	u64 bprm = ctx->args[2];
 	u32 pid = bpf_get_current_pid_tgid() >> 32;
-	struct rote_task_stamp *stamp = tasks.lookup(&pid);
+	struct rote_task_stamp *stamp = stamp_of_current(pid);
 	struct rote_container *c = exec_container(stamp);
 	struct rote_task_stamp fresh = {};
 	struct rote_scratch *s;
@@ -317,7 +317,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 HOOK_EXEC(struct linux_binprm *bprm)
 {
 	u32 pid = bpf_get_current_pid_tgid() >> 32;
-	struct rote_task_stamp *stamp = tasks.lookup(&pid);
+	struct rote_task_stamp *stamp = stamp_of_current(pid);
 	struct rote_container *c = exec_container(stamp);
 	struct rote_scratch *s;
 	u32 is_script, refused;

@@ -6,20 +6,6 @@
 #define ID_DIGITS 64
 #define NOBODY ((u64)0)
 
-/*
- * The stamp of the acting process, or NULL for everybody outside containers: the only look-up.
- * Who was moved into a plain cgroup is outside until it executes something.
- */
-static __always_inline struct rote_task_stamp *task_stamp(void)
-{
-	u32 pid = bpf_get_current_pid_tgid() >> 32;
-	struct rote_task_stamp *stamp = tasks.lookup(&pid);
-
-	if (!stamp || (stamp->exec_id & EXEC_IDS_MADE_UP) == EXEC_ID_ENTERED)
-		return NULL;
-	return stamp;
-}
-
 static __always_inline u64 cgroup_id_of(u64 cgroup)
 {
 	return FIELD(struct kernfs_node, FIELD(struct cgroup, cgroup, kn), id);
@@ -42,6 +28,67 @@ static __always_inline u64 current_cgroup_id(void)
 	return cgroup_id_of(FIELD(struct cgroup_subsys_state,
 				  FIELD(struct css_set, set, subsys[CGROUP_SUBSYS]), cgroup));
 #endif
+}
+
+#if HEAL
+#define HEAL_GENERATIONS 8
+
+/*
+ * The stamp that a process should have. Since 7.0 a task can be preempted inside a program on a
+ * tracepoint, and the kernel skips that program for whoever comes to the same tracepoint on that
+ * processor meanwhile: a fork goes unseen now and then. Its child lives in a container's cgroup
+ * and has an ancestor with a stamp. What the runtime starts has none.
+ */
+static __always_inline struct rote_task_stamp *stamp_heal(u32 pid)
+{
+	u64 id = current_cgroup_id();
+	u64 task = (u64)bpf_get_current_task();
+
+	if (!containers.lookup(&id))
+		return NULL;
+	for (int i = 0; i < HEAL_GENERATIONS; i++) {
+		struct rote_task_stamp *above;
+		struct rote_task_stamp copy;
+		u32 parent;
+
+		task = FIELD(struct task_struct, task, real_parent);
+		parent = FIELD(struct task_struct, task, tgid);
+		above = tasks.lookup(&parent);
+		if (!above)
+			continue;
+		copy = *above;
+		if (tasks.update(&pid, &copy))
+			return above; /* no room: judged all the same */
+		return tasks.lookup(&pid);
+	}
+	return NULL;
+}
+#endif
+
+/* The stamp of a process, or NULL. */
+static __always_inline struct rote_task_stamp *stamp_of_current(u32 pid)
+{
+	struct rote_task_stamp *stamp = tasks.lookup(&pid);
+
+#if HEAL
+	if (!stamp)
+		stamp = stamp_heal(pid);
+#endif
+	return stamp;
+}
+
+/*
+ * The stamp of the acting process, or NULL for everybody outside containers: the only look-up.
+ * Who was moved into a plain cgroup is outside until it executes something.
+ */
+static __always_inline struct rote_task_stamp *task_stamp(void)
+{
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	struct rote_task_stamp *stamp = stamp_of_current(pid);
+
+	if (!stamp || (stamp->exec_id & EXEC_IDS_MADE_UP) == EXEC_ID_ENTERED)
+		return NULL;
+	return stamp;
 }
 
 static __always_inline int is_hex(char c)
@@ -223,15 +270,20 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 {
 	u64 child = ctx->args[1];
 	u32 parent_pid = bpf_get_current_pid_tgid() >> 32;
-	struct rote_task_stamp *stamp = tasks.lookup(&parent_pid);
+	struct rote_task_stamp *stamp = stamp_of_current(parent_pid);
 	struct rote_task_stamp copy;
 	u32 pid;
 
-	if (!stamp)
+	if (!HEAL && !stamp)
 		return 0;
 	pid = FIELD(struct task_struct, child, tgid);
 	if (pid == parent_pid)
 		return 0;
+	if (!stamp) {
+		/* Of a process that had this number before, whose end went unseen. */
+		tasks.delete(&pid);
+		return 0;
+	}
 	copy = *stamp;
 	if (tasks.update(&pid, &copy)) {
 		struct rote_container *c = containers.lookup(&copy.container);

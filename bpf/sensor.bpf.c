@@ -27,7 +27,7 @@
  * correctly where member access goes wrong (iovisor/bcc#4890).
  *
  * BCC rewrites only the main file; sensor/kernel/unit.py therefore puts the parts in here, in
- * order, before compiling. -D sets ATTACH, RING_PAGES, CGROUP_SUBSYS and CGROUP_HIERARCHY.
+ * order, before compiling. -D sets ATTACH, TYPED, HEAL, RING_PAGES, CGROUP_SUBSYS and CGROUP_HIERARCHY.
  */
 
 #ifndef RING_PAGES
@@ -39,6 +39,11 @@
 #endif
 #ifndef CGROUP_HIERARCHY
 #define CGROUP_HIERARCHY 0
+#endif
+
+/* 1: programs on tracepoints can be skipped; see stamp_heal(). */
+#ifndef HEAL
+#define HEAL 0
 #endif
 
 #include "hooks.h"

@@ -69,7 +69,8 @@ class Builder:
 
     Args:
         request: ``attach`` (candidates, best first), ``pins`` (directory to pin in), ``cache``,
-            ``typed`` (the kernel can follow typed pointers), ``lock`` (the script that may unlock,
+            ``typed`` (the kernel can follow typed pointers),
+            ``heal`` (programs on tracepoints can be skipped), ``lock`` (the script that may unlock,
             or ""), ``daemon_pid``, ``ring_pages``,
             ``cgroup_subsys``, ``cgroup_hierarchy``, ``settings`` (enum rote_config_key → value).
     """
@@ -226,6 +227,7 @@ class Builder:
             "-Wno-unused-function",
             f"-DATTACH={ATTACH_NUMBERS[attach]}",
             f"-DTYPED={int(self.typed)}",
+            f"-DHEAL={int(self.request['heal'])}",
             f"-DRING_PAGES={self.request['ring_pages']}",
             f"-DCGROUP_SUBSYS={self.request['cgroup_subsys']}",
             f"-DCGROUP_HIERARCHY={self.request['cgroup_hierarchy']}",

@@ -51,6 +51,7 @@ _KEEPER = (2).to_bytes(4, "little")  # KEEPER in bpf/lock.bpf.c
 _WRITE_HOOK = "file_permission"
 _ID_DIGITS = 64
 _SHORT_NAME_MAX = 22  # SHORT_NAME_MAX in bpf/match.bpf.c
+_SKIPPED_SINCE = (6, 19)  # see stamp_heal() in bpf/identity.bpf.c
 _TYPED_SINCE = (5, 11)  # bpf_get_current_task_btf()
 
 
@@ -729,7 +730,8 @@ def _build(
     addresses = _symbols("rename_lock", "mount_lock")
     request = {
         "attach": candidates,
-        "typed": tuple(int(n) for n in os.uname().release.split(".")[:2]) >= _TYPED_SINCE,
+        "typed": _release() >= _TYPED_SINCE,
+        "heal": _release() >= _SKIPPED_SINCE,
         "lock": str(lock_script()) if settings.lock else "",
         "daemon_pid": os.getpid(),
         "pins": str(pins),
@@ -774,6 +776,12 @@ def _host_mount_namespace() -> int:
         return Path("/proc/1/ns/mnt").stat().st_ino
     except PermissionError:
         return Path("/proc/self/ns/mnt").stat().st_ino
+
+
+def _release() -> tuple[int, int]:
+    """The running kernel's series: (6, 12)."""
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int(minor)
 
 
 def _symbols(*names: str) -> dict[str, int]:

@@ -57,8 +57,10 @@ static __always_inline struct rote_task_stamp *stamp_heal(u32 pid)
 		if (!above)
 			continue;
 		copy = *above;
-		if (tasks.update(&pid, &copy))
+		if (tasks.update(&pid, &copy)) {
+			COUNT_ERROR(copy.container, ERROR_TASK_MAP);
 			return above; /* no room: judged all the same */
+		}
 		return tasks.lookup(&pid);
 	}
 	return NULL;

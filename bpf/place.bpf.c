@@ -20,8 +20,9 @@ static __always_inline u32 sequence_of(u32 key)
 	u64 address = config_value(key);
 	u32 sequence = 1;
 
-	if (address)
-		bpf_probe_read_kernel(&sequence, sizeof(sequence), (void *)address);
+	/* What cannot be read counts as a change: nothing is remembered then. */
+	if (address && bpf_probe_read_kernel(&sequence, sizeof(sequence), (void *)address))
+		sequence = 1;
 	return sequence;
 }
 
@@ -101,7 +102,9 @@ static __always_inline int place_recall(struct rote_scratch *s, struct rote_cont
 /* After a walk that ended at the container's root and was matched. */
 static __always_inline void place_remember(struct rote_scratch *s)
 {
-	if (s->remember && s->place_known.left != MATCH_NOT_DONE && s->depth <= PLACE_DEPTH_MAX)
+	/* Scratch memory that another task took meanwhile must not be remembered for good. */
+	if (scratch_kept(s) && s->remember && s->place_known.left != MATCH_NOT_DONE &&
+	    s->depth <= PLACE_DEPTH_MAX)
 		places.update(&s->place_key, &s->place_known);
 	s->remember = 0;
 }

@@ -230,7 +230,7 @@ class Rote:
     def add_keys(self, number: int, first: int) -> None:
         """Fill the model up with write keys of other paths, in folders of a hundred."""
         kernel = self.kernel
-        edges, writes = kernel._maps["edges"], kernel._maps["write_keys"]
+        edges, writes = kernel._maps["short_edges"], kernel._maps["write_keys"]
         root = self.knowledge.number(self.model) + 0x40000000
         folder = 0x20000000
         names, values, keys = bytearray(), bytearray(), bytearray()
@@ -238,9 +238,9 @@ class Rote:
         for i in range(first, first + number):
             parent = folder + i // 100
             if i % 100 == 0:
-                names += struct.pack("=II256s", root, 0, b"folder-%d" % (i // 100))
+                names += struct.pack("=II24s", root, 0, b"folder-%d" % (i // 100))
                 values += struct.pack("=II", parent, 0)
-            names += struct.pack("=II256s", parent, 0, b"file-%d" % i)
+            names += struct.pack("=II24s", parent, 0, b"file-%d" % i)
             values += struct.pack("=II", 0x10000000 + i, 0)
             keys += struct.pack("=II", 0x10000000 + i, other)
         _update_batch(edges.fd, bytes(names), bytes(values), len(values) // 8)

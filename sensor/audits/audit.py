@@ -17,6 +17,17 @@ class AuditType(enum.StrEnum):
     UNKNOWN_WRITE = "unknown_write"
     PROTECTED_WRITE = "protected_write"  # programs, libraries, accounts, keys, cron, ld.so
     UNRESOLVED_OBJECT = "unresolved_object"  # the walk did not end at the container's root
+    SETUID_PROGRAM = "setuid_program"  # unknown, and it raises privileges
+    DENIED_PROGRAM = "denied_program"  # a rule names it
+    DENIED_PATH = "denied_path"  # a rule names it
+    CONTAINER_BLOCKED = "container_blocked"
+    CONTAINER_UNBLOCKED = "container_unblocked"
+    CONTAINER_QUARANTINED = "container_quarantined"
+    CONTAINER_RELEASED = "container_released"  # from quarantine
+    START_REFUSED = "start_refused"  # somebody started a blocked container
+    SESSION_ALLOWED = "session_allowed"  # a person may do anything for a while
+    SESSION_ENDED = "session_ended"
+    RULES_CHANGED = "rules_changed"
     EVENTS_LOST = "events_lost"
     PROTECTION_FAILED = "protection_failed"  # what must be refused was tried, and was not
 
@@ -54,6 +65,16 @@ class Severity(enum.IntEnum):
     MEDIUM = 3
     HIGH = 4
     CRITICAL = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a response, and what became of it."""
+
+    name: str  # "freeze", "evidence", "restart policy", "stop", …
+    result: str  # "done", "failed", "skipped"
+    detail: str = ""  # why, or what: one line
+    seconds: float = 0.0  # how long it took
 
 
 @dataclass(slots=True)
@@ -101,6 +122,7 @@ class Audit:
     last_ns: int = 0  # last occurrence; equals time_ns for a single one
     id: int = 0
     extra: dict[str, str] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()  # of a response that has several
 
     def identity(self) -> tuple[object, ...]:
         """What makes two audits repeats of one another within the window."""
@@ -116,4 +138,5 @@ class Audit:
             self.uid,
             self.outcome,
             self.parents[:1],
+            self.time_ns if self.steps else 0,  # what was done is never a repeat
         )

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from sensor import __version__
-from sensor.audits.audit import Audit, AuditType, Sensor
+from sensor.audits.audit import Audit, AuditType, Sensor, Step
 from sensor.audits.mitre import TECHNIQUES
 
 _TITLES = {
@@ -22,6 +22,17 @@ _TITLES = {
     AuditType.UNKNOWN_WRITE: "changed a file that its model does not know",
     AuditType.PROTECTED_WRITE: "changed a protected file",
     AuditType.UNRESOLVED_OBJECT: "used an object outside its own file system",
+    AuditType.SETUID_PROGRAM: "executed an unknown program that raises privileges",
+    AuditType.DENIED_PROGRAM: "executed a program that a rule denies",
+    AuditType.DENIED_PATH: "changed a file that a rule denies",
+    AuditType.CONTAINER_BLOCKED: "was taken out of service",
+    AuditType.CONTAINER_UNBLOCKED: "may run again",
+    AuditType.CONTAINER_QUARANTINED: "was cut off from the network",
+    AuditType.CONTAINER_RELEASED: "has its network again",
+    AuditType.START_REFUSED: "was started although it is blocked",
+    AuditType.SESSION_ALLOWED: "may be worked in by hand",
+    AuditType.SESSION_ENDED: "may no longer be worked in by hand",
+    AuditType.RULES_CHANGED: "is judged by other rules",
     AuditType.EVENTS_LOST: "did more than could be handed over",
     AuditType.PROTECTION_FAILED: "no longer refuses what it must",
 }
@@ -113,6 +124,16 @@ def to_json(audit: Audit) -> dict[str, Any]:
         "technique": list(audit.technique),
         "remarks": list(audit.remarks),
         **({"extra": audit.extra} if audit.extra else {}),
+        **({"steps": [_step(step) for step in audit.steps]} if audit.steps else {}),
+    }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {
+        "step": step.name,
+        "result": step.result,
+        "detail": escape(step.detail),
+        "seconds": round(step.seconds, 4),
     }
 
 
@@ -239,6 +260,8 @@ def render(audit: Audit) -> str:
     line("remarks", "; ".join(audit.remarks))
     for key, value in audit.extra.items():
         line(key, escape(value))
+    for step in audit.steps:
+        line(step.name, f"{step.result} in {step.seconds:.3f} s  {escape(step.detail)}".rstrip())
     lines.append("")
     lines.append(
         f"  If this is what {escape(audit.image) or 'the container'} should do:  "

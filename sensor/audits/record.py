@@ -19,6 +19,9 @@ _SEVERITY = {
     AuditType.UNKNOWN_WRITE: Severity.MEDIUM,
     AuditType.PROTECTED_WRITE: Severity.HIGH,
     AuditType.UNRESOLVED_OBJECT: Severity.HIGH,
+    AuditType.SETUID_PROGRAM: Severity.CRITICAL,
+    AuditType.DENIED_PROGRAM: Severity.HIGH,
+    AuditType.DENIED_PATH: Severity.HIGH,
     AuditType.EVENTS_LOST: Severity.HIGH,
     AuditType.PROTECTION_FAILED: Severity.CRITICAL,
 }

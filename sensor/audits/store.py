@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgpack
 
-from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity
+from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity, Step
 from sensor.audits.query import AuditQuery
 from sensor.errors import StateError
 
@@ -255,6 +255,7 @@ def pack_audit(audit: Audit) -> bytes:
     values = {name: getattr(audit, name) for name in Audit.__slots__}
     for name in _ENUMS:
         values[name] = values[name].value
+    values["steps"] = [[s.name, s.result, s.detail, s.seconds] for s in audit.steps]
     packed: bytes = msgpack.packb(values, unicode_errors="surrogateescape")
     return packed
 
@@ -266,6 +267,7 @@ def unpack_audit(content: bytes) -> Audit:
         values[name] = kind(values[name])
     for name in _TUPLES:
         values[name] = tuple(values[name])
+    values["steps"] = tuple(Step(*step) for step in values.get("steps", ()))
     return Audit(**values)
 
 

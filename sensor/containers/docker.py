@@ -17,14 +17,15 @@ import aiohttp
 import orjson
 
 from sensor.containers.container import Container, Image, Mount
-from sensor.containers.runtime import RuntimeEvent, RuntimeStatus, Sink
+from sensor.containers.runtime import RestartPolicy, RuntimeEvent, RuntimeStatus, Sink
 from sensor.errors import RuntimeUnavailableError
 
 _log = logging.getLogger("rote.containers")
 _NEWEST_API = (1, 52)
 _OLDEST_API = (1, 24)
 _RETRY_SECONDS = (0.5, 1, 2, 5, 10)
-_TIMEOUT = aiohttp.ClientTimeout(total=10)
+_SECONDS = 10.0
+_EXPORT_SECONDS = 60.0  # what takes the daemon longer
 _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=10)
 _EVENTS = {
     "create": "created",
@@ -68,24 +69,52 @@ class DockerRuntime:
         return self._client
 
     async def _get(self, path: str, **params: str) -> Any:
-        """The JSON answer to one request; None for "no such object".
+        return await self._request("GET", path, params)
+
+    async def _post(
+        self, path: str, *, body: Any = None, seconds: float = 0.0, **params: str
+    ) -> Any:
+        return await self._request("POST", path, params, body=body, seconds=seconds)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str],
+        *,
+        body: Any = None,
+        seconds: float = 0.0,
+    ) -> Any:
+        """The JSON answer to one request; None for "no such object", and for an empty answer.
+
+        Args:
+            method: of HTTP.
+            path: below the API's version.
+            params: the query.
+            body: to be sent as JSON.
+            seconds: how much longer than usual the daemon may take.
 
         Raises:
-            RuntimeUnavailableError: no answer, or one that is no JSON.
+            RuntimeUnavailableError: no answer, a refusal, or an answer that is no JSON.
         """
         try:
-            async with self._session().get(
-                f"http://{self.name}{self._api}{path}", params=params, timeout=_TIMEOUT
+            async with self._session().request(
+                method,
+                f"http://{self.name}{self._api}{path}",
+                params=params,
+                data=None if body is None else orjson.dumps(body),
+                headers={} if body is None else {"Content-Type": "application/json"},
+                timeout=aiohttp.ClientTimeout(total=_SECONDS + seconds),
             ) as response:
                 if response.status == 404:
                     return None
-                body = await response.read()
+                answer = await response.read()
                 if response.status >= 400:
-                    message = body.decode(errors="replace")[:200].strip()
+                    message = answer.decode(errors="replace")[:200].strip()
                     raise RuntimeUnavailableError(
                         f"{self._address}: {path}: {response.status} {message}"
                     )
-                return orjson.loads(body)
+                return orjson.loads(answer) if answer.strip() else None
         except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError) as error:
             raise RuntimeUnavailableError(
                 f"{self._address}: {str(error) or type(error).__name__}"
@@ -173,6 +202,82 @@ class DockerRuntime:
             return None
         image = await self._image(str(found.get("Image", "")), found["Config"].get("Image", ""))
         return container_from_inspect(found, image, self.name)
+
+    async def details(self, container_id: str) -> dict[str, Any] | None:
+        """See ``Control.details``."""
+        found: dict[str, Any] | None = await self._get(f"/containers/{container_id}/json")
+        return found
+
+    async def image_details(self, image_id: str) -> dict[str, Any] | None:
+        """See ``Control.image_details``."""
+        found: dict[str, Any] | None = await self._get(f"/images/{image_id}/json")
+        return found
+
+    async def changes(self, container_id: str) -> list[tuple[str, str]]:
+        """See ``Control.changes``."""
+        # Comparing a large file system takes a while.
+        found = await self._request(
+            "GET", f"/containers/{container_id}/changes", {}, seconds=_EXPORT_SECONDS
+        )
+        kinds = ("changed", "added", "deleted")
+        return [(kinds[int(entry["Kind"])], str(entry["Path"])) for entry in found or ()]
+
+    async def export(self, container_id: str) -> AsyncIterator[bytes]:
+        """See ``Control.export``."""
+        path = f"/containers/{container_id}/export"
+        try:
+            async with self._session().get(
+                f"http://{self.name}{self._api}{path}", timeout=_STREAM
+            ) as response:
+                if response.status >= 400:
+                    message = (await response.text())[:200].strip()
+                    raise RuntimeUnavailableError(
+                        f"{self._address}: {path}: {response.status} {message}"
+                    )
+                async for piece in response.content.iter_chunked(1 << 18):
+                    yield piece
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise RuntimeUnavailableError(
+                f"{self._address}: {path}: {str(error) or type(error).__name__}"
+            ) from error
+
+    async def restart_policy(self, container_id: str) -> RestartPolicy:
+        """See ``Control.restart_policy``."""
+        found = await self.details(container_id)
+        if found is None:
+            raise RuntimeUnavailableError(
+                f"{self._address}: container {container_id[:12]}: there is none"
+            )
+        policy = (found.get("HostConfig") or {}).get("RestartPolicy") or {}
+        return RestartPolicy(policy.get("Name") or "no", int(policy.get("MaximumRetryCount") or 0))
+
+    async def set_restart_policy(self, container_id: str, policy: RestartPolicy) -> None:
+        """See ``Control.set_restart_policy``."""
+        answer = await self._post(
+            f"/containers/{container_id}/update",
+            body={
+                "RestartPolicy": {
+                    "Name": policy.name,
+                    "MaximumRetryCount": policy.maximum_retries,
+                }
+            },
+        )
+        if answer is None:
+            raise RuntimeUnavailableError(
+                f"{self._address}: container {container_id[:12]}: there is none"
+            )
+
+    async def stop(self, container_id: str, grace_seconds: float) -> None:
+        """See ``Control.stop``."""
+        await self._post(
+            f"/containers/{container_id}/stop",
+            seconds=grace_seconds + _EXPORT_SECONDS,
+            t=str(max(0, round(grace_seconds))),
+        )
+
+    async def start(self, container_id: str) -> None:
+        """See ``Control.start``."""
+        await self._post(f"/containers/{container_id}/start", seconds=_EXPORT_SECONDS)
 
     async def _image(self, image_id: str, reference: str) -> Image:
         name, tag = split_reference(reference)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sensor.containers.container import Container
 
@@ -53,3 +53,49 @@ class Runtime(Protocol):
 
     async def close(self) -> None:
         """Let go of connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """When a runtime starts a container again by itself."""
+
+    name: str = "no"  # "no", "always", "unless-stopped", "on-failure"
+    maximum_retries: int = 0  # with "on-failure"; 0: no limit
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.maximum_retries}" if self.maximum_retries else self.name
+
+
+@runtime_checkable
+class Control(Protocol):
+    """What a runtime can do to a container, and tell of it. Docker and Podman offer it.
+
+    Every method raises RuntimeUnavailableError when the runtime does not answer or refuses.
+    """
+
+    async def details(self, container_id: str) -> dict[str, Any] | None:
+        """The runtime's own inspection, as it is; None for a container it does not know."""
+
+    async def image_details(self, image_id: str) -> dict[str, Any] | None:
+        """The runtime's own inspection of an image."""
+
+    async def changes(self, container_id: str) -> list[tuple[str, str]]:
+        """What differs from the image: ("added" | "changed" | "deleted", path)."""
+
+    def export(self, container_id: str) -> AsyncIterator[bytes]:
+        """The container's whole file system as a tar, in pieces."""
+
+    async def restart_policy(self, container_id: str) -> RestartPolicy:
+        """When the runtime starts it again."""
+
+    async def set_restart_policy(self, container_id: str, policy: RestartPolicy) -> None:
+        """Change that. It is durable: it outlives the runtime's daemon."""
+
+    async def stop(self, container_id: str, grace_seconds: float) -> None:
+        """Stop it as a person would, so that no restart policy brings it back.
+
+        Returns at once when it does not run.
+        """
+
+    async def start(self, container_id: str) -> None:
+        """Start it again."""

@@ -10,7 +10,7 @@ import click
 import orjson
 
 from sensor.audits.audit import Action, Audit, AuditType, Severity
-from sensor.audits.formats import COLUMNS, one_line, render, row, to_json, to_ocsf, when
+from sensor.audits.formats import COLUMNS, FORMATS, one_line, render, row, to_json, when
 from sensor.audits.query import AuditQuery
 from sensor.audits.store import AuditStore, unpack_audit
 from sensor.cli.output import F, emit_json, emit_lines, emit_table, output_option
@@ -112,15 +112,15 @@ def follow(context: Any, /, output: str, **filters: Any) -> None:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["jsonl", "ocsf"]),
-    default="jsonl",
+    type=click.Choice(list(FORMATS)),
+    default="rote",
     show_default=True,
-    help="Our own fields, or OCSF detection findings with them inside.",
+    help="Our own fields, OCSF detection findings, the Elastic Common Schema, or as Falco writes.",
 )
 @click.pass_obj
 def export(context: Any, /, file: Path, form: str, **filters: Any) -> None:
     """Write audits to a FILE ("-": standard output), one JSON object a line."""
-    shape = to_ocsf if form == "ocsf" else to_json
+    shape = FORMATS[form]
     found = _query(context, {**filters, "limit": 0})
     if str(file) == "-":
         emit_lines(shape(audit) for audit in found)

@@ -383,6 +383,11 @@ class AuditStore:
         Raises:
             StateError: the store cannot be written; nothing was removed.
         """
+        try:
+            # First, so that what is noted is never older than where the chain begins.
+            self.note_head()
+        except StateError as error:
+            _log.warning("%s; pruning all the same", error)  # it may be what makes room
         with self._errors("prune"), self._transaction():
             self._chain.begin()
             through = self._last_to_go(keep_rows, older_than_ns)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from sensor.audits.text import when
 from sensor.errors import StateError
 
 _SHOWN = 50  # problems that are spelled out; all are counted
+_PROGRESS = 50_000  # entries; a second or less
 _ABOUT_AUDITS = (*RECORDING, Kind.COUNTED)
 
 
@@ -56,12 +57,20 @@ class Verification:
             self.problems.append(problem)
 
 
-def verify(database: Path, heads: Iterable[Head] = ()) -> Verification:
+def verify(
+    database: Path,
+    heads: Iterable[Head] = (),
+    *,
+    remembered: Head | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Verification:
     """Follow the chain from its beginning to its head.
 
     Args:
         database: the store's file. The head noted beside it is checked as well.
         heads: heads that were noted elsewhere.
+        remembered: the head that a running daemon has in its memory.
+        progress: is told now and then how many entries were checked.
 
     Raises:
         StateError: it cannot be read at all, or is of another version.
@@ -75,12 +84,14 @@ def verify(database: Path, heads: Iterable[Head] = ()) -> Verification:
             if version != VERSION:
                 raise StateError(f"{database}: schema version {version}; expected {VERSION}")
             db.execute("BEGIN")  # one state from here on
-            found = _Check(db).run()
+            found = _Check(db, progress).run()
             for head in noted:
                 if isinstance(head, str):
                     found.note(head)
                 else:
                     _compare(db, found, head, "the file beside the database says")
+            if remembered is not None:
+                _compare(db, found, remembered, "the running daemon remembers")
             for head in heads:
                 _compare(db, found, head, "was noted elsewhere")
             return found
@@ -129,10 +140,12 @@ class _Check:
 
     Args:
         db: a connection in a transaction.
+        progress: see ``verify``.
     """
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, progress: Callable[[int], None] | None) -> None:
         self._db = db
+        self._progress = progress
         self._found = Verification()
         self._pruning: Entry | None = None  # the newest entry about it
         self._anchor = Anchor(0, b"", 0, 0, 0)
@@ -151,6 +164,8 @@ class _Check:
         for entry, stored, audit in self._walk():
             self._link(entry, stored, known=anchor is not None or found.entries > 0)
             found.entries += 1
+            if self._progress is not None and found.entries % _PROGRESS == 0:
+                self._progress(found.entries)
             found.head = Head(entry.sequence, stored)
             if entry.kind in _ABOUT_AUDITS:
                 self._about_audit(entry, audit)

@@ -18,6 +18,7 @@ from typing import TextIO
 
 import orjson
 
+from sensor.audits.head import HeadKeeper
 from sensor.audits.store import AuditStore
 from sensor.channels.channel import Channel, Channels
 from sensor.channels.journal import JournalChannel
@@ -88,6 +89,7 @@ class Daemon:
             )
             audits = AuditStore(settings.audits_db, window_seconds=settings.audit_window_seconds)
             stack.callback(audits.close)
+            heads = HeadKeeper(audits)
             kernel = self._open_kernel(settings)
             stack.callback(kernel.close)
             channels = Channels(self._channels())
@@ -109,12 +111,13 @@ class Daemon:
             channels.start()
             self._banner(pipeline)
             try:
-                await self._loop(pipeline, registry)
+                await self._loop(pipeline, registry, heads)
             finally:
                 await server.stop()
                 await registry.close()
                 pipeline.drain()
                 pipeline.flush()
+                heads.close()
                 await channels.close()
                 _notify("STOPPING=1")
 
@@ -122,7 +125,7 @@ class Daemon:
         """Let ``run`` end."""
         self._stopping.set()
 
-    async def _loop(self, pipeline: Pipeline, registry: Registry) -> None:
+    async def _loop(self, pipeline: Pipeline, registry: Registry, heads: HeadKeeper) -> None:
         loop = asyncio.get_running_loop()
         fd = pipeline.kernel.fileno()
         if fd >= 0:
@@ -138,6 +141,7 @@ class Daemon:
             while not self._stopping.is_set():
                 self._on_readable(pipeline)
                 pipeline.tick()
+                heads.tick()
                 if follower.done():
                     follower.result()  # a mistake of ours, not of a runtime: say so and end
                 with contextlib.suppress(TimeoutError):

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensor.audits.audit import Action, Audit, AuditType, Guarantee
-from sensor.audits.formats import escape, one_line, render, row, to_json, to_ocsf
+from sensor.audits.formats import escape, one_line, render, row, to_json
 from sensor.audits.query import AuditQuery, parse_time
 from sensor.audits.record import audit_from_event
 from sensor.audits.scrub import scrub_argv
@@ -219,17 +219,6 @@ def test_nothing_from_inside_reaches_the_terminal_raw() -> None:
     for text in (one_line(audit), *row(audit), render(audit).replace("\n", "")):
         assert escape(text) == text
     assert "\x1b" not in orjson.dumps(to_json(audit)).decode()
-
-
-def test_ocsf_shape() -> None:
-    """Required attributes of a detection finding are there, ours inside."""
-    finding = to_ocsf(make(change("/etc/passwd")))
-    for name in ("class_uid", "category_uid", "activity_id", "type_uid", "severity_id", "time"):
-        assert isinstance(finding[name], int)
-    assert finding["type_uid"] == finding["class_uid"] * 100 + finding["activity_id"]
-    assert finding["finding_info"]["title"]
-    assert finding["metadata"]["product"]["name"] == "Rote"
-    assert finding["unmapped"]["rote"]["path"] == "/etc/passwd"
 
 
 def test_a_corrupt_database_is_named(tmp_path: Path) -> None:

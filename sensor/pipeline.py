@@ -375,7 +375,7 @@ class Pipeline:
         if not self._knowledge.number(model, rule):
             self._load(model, rule, container.pid)
         strangers = 0
-        watched.mode = mode
+        before, watched.mode = watched.mode.prevent, mode
         begins = watched.prevented and not watched.settled
         if begins:
             strangers = self.prevention.settle(cgroup_id)
@@ -387,7 +387,7 @@ class Pipeline:
             init_pid=container.pid if watched.running_before else 0,
         )
         watched.flags = flags
-        if mode.prevent and not watched.prevented_ns:
+        if mode.prevent & ~before:
             # Of a container that began under our eyes everything was under prevention, even what
             # happened before the kernel was told whose it is.
             fresh = not watched.running_before and not watched.flags_were_set

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sensor.events import Event, OperationClass
 from sensor.kernel.decode import applet_of
-from sensor.kernel.port import ContainerFlag, Kernel, Mode, Process
+from sensor.kernel.port import NOTHING_REFUSED, ContainerFlag, Kernel, Mode, Process
 from sensor.models.keys import Program
 from sensor.models.model import Model, ModelState
 from sensor.responses.knowledge import Knowledge
@@ -65,11 +65,12 @@ class Prevention:
         """
         active = model.state is ModelState.ACTIVE
         flags = ContainerFlag.RULES if rule.lists != EMPTY else ContainerFlag(0)
-        if not active or self.policy.allows_on_error(rule):
-            flags |= ContainerFlag.ERROR_ALLOW
         if model.state is ModelState.ARCHIVED:
-            return flags, Mode()
-        return flags, Mode(rule.refused(active=active), rule.ignored(active=active))
+            return flags, NOTHING_REFUSED
+        mode = Mode(rule.refused(active=active), rule.ignored(active=active))
+        if mode.prevent and (not active or self.policy.allows_on_error(rule)):
+            flags |= ContainerFlag.ERROR_ALLOW
+        return flags, mode
 
     def settle(self, cgroup_id: int) -> int:
         """Let the kernel know which programs a container's processes run.

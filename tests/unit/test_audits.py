@@ -26,6 +26,7 @@ from sensor.audits.scrub import scrub_argv
 from sensor.audits.store import AuditStore
 from sensor.errors import StateError, UsageError
 from sensor.events import Actor, Event, Operation, Origin, WalkEnd
+from sensor.rules.detection import audit_type, detect
 from tests.unit.builders import change, container, execution
 
 
@@ -34,13 +35,14 @@ def make(event: Event | None = None, **values: Any) -> Audit:
     options: dict[str, Any] = {
         "model_id": "m",
         "model_state": "active",
-        "known_program": False,
         "rule": "default",
         "action": Action.ALERT,
         "guarantee": Guarantee.DETECT,
         "host": "h",
     }
-    return audit_from_event(event or execution("/bin/nc"), container(), **{**options, **values})
+    event = event or execution("/bin/nc")
+    kind = audit_type(event, detect(event, known_program=values.pop("known_program", False)))
+    return audit_from_event(event, container(), kind, **{**options, **values})
 
 
 @pytest.fixture

@@ -58,6 +58,8 @@ class Settings:
     attach: str = "auto"
     write_probe: str = "auto"
     prevent: tuple[str, ...] = ()  # globs over names and images of containers
+    rules: Path = Path("/etc/rote/rules.d")
+    cluster: str = ""  # that this host belongs to, for the scopes of rules
     on_error: str = "deny"  # under prevention, what cannot be judged
     canary_seconds: float = 60.0  # between two tries of what must be refused; 0: never
     ring_size: int = 8 << 20

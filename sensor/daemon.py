@@ -8,9 +8,11 @@ import fcntl
 import gc
 import logging
 import os
+import platform
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +31,7 @@ from sensor.containers.podman import podman_runtime
 from sensor.containers.registry import Registry
 from sensor.containers.runtime import Runtime
 from sensor.control.handlers import Handlers
+from sensor.control.rule_handlers import rule_handlers
 from sensor.control.server import ControlServer
 from sensor.errors import AlreadyRunningError, HostError, NotRootError, StateError, UsageError
 from sensor.kernel.live import LiveKernel
@@ -37,7 +40,12 @@ from sensor.models.learning import LearningSettings
 from sensor.models.registry import ModelRegistry
 from sensor.models.store import ModelStore
 from sensor.pipeline import Pipeline
+from sensor.reload import Reloader
+from sensor.responses.sessions import Sessions
+from sensor.rules.hits import Hits
+from sensor.rules.keeper import RuleKeeper
 from sensor.rules.policy import Policy
+from sensor.rules.scope import Where
 
 _log = logging.getLogger("rote.daemon")
 _TICK_SECONDS = 1.0
@@ -74,6 +82,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self.started = asyncio.Event()
         self.pipeline: Pipeline | None = None  # once it runs
+        self._reloader: Reloader | None = None
 
     async def run(self) -> None:
         """Run until told to stop.
@@ -90,6 +99,8 @@ class Daemon:
             audits = AuditStore(settings.audits_db, window_seconds=settings.audit_window_seconds)
             stack.callback(audits.close)
             heads = HeadKeeper(audits)
+            keeper = RuleKeeper(settings.rules, _base_policy(settings))
+            keeper.reload()  # a daemon does not start with rules that nobody meant
             kernel = self._open_kernel(settings)
             stack.callback(kernel.close)
             channels = Channels(self._channels())
@@ -98,15 +109,19 @@ class Daemon:
                 models,
                 audits,
                 channels,
-                policy=Policy(settings.prevent, allow_on_error=settings.on_error == "allow"),
+                policy=keeper.policy,
                 write_probe=settings.write_probe,
                 keep_audits=settings.audit_keep,
             )
             registry = Registry(runtimes(settings), settings.watches, pipeline.on_container)
             pipeline.registry = registry
+            pipeline.hits = Hits(settings.state_dir / "rule-hits.json")
+            pipeline.sessions = Sessions(time.time, settings.state_dir / "sessions.json")
+            reloader = self._reloader = Reloader(keeper, pipeline)
             self.pipeline = pipeline
             handlers = Handlers(pipeline, _shown(settings), self.stop)
-            server = ControlServer(settings.socket, handlers.table())
+            verbs = {**handlers.table(), **rule_handlers(pipeline, keeper, reloader.reload)}
+            server = ControlServer(settings.socket, verbs)
             await server.start()
             channels.start()
             self._banner(pipeline)
@@ -120,6 +135,11 @@ class Daemon:
                 heads.close()
                 await channels.close()
                 _notify("STOPPING=1")
+
+    def reload(self) -> None:
+        """Read rules and channels again; what is bad is said, and what held before holds on."""
+        if self._reloader is not None:
+            self._reloader.reload_quietly()
 
     def stop(self) -> None:
         """Let ``run`` end."""
@@ -141,6 +161,8 @@ class Daemon:
             while not self._stopping.is_set():
                 self._on_readable(pipeline)
                 pipeline.tick()
+                if self._reloader is not None:
+                    self._reloader.tick()
                 heads.tick()
                 if follower.done():
                     follower.result()  # a mistake of ours, not of a runtime: say so and end
@@ -215,7 +237,7 @@ def serve(settings: Settings, **seams: object) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: _log.info("SIGHUP: nothing to reload"))
+        loop.add_signal_handler(signal.SIGHUP, daemon.reload)
         await daemon.run()
 
     asyncio.run(main())
@@ -249,6 +271,15 @@ def _lock(settings: Settings):  # type: ignore[no-untyped-def]
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _base_policy(settings: Settings) -> Policy:
+    """What the command line says; the files' rules come behind it."""
+    return Policy(
+        settings.prevent,
+        allow_on_error=settings.on_error == "allow",
+        where=Where(platform.node(), settings.cluster),
+    )
 
 
 def runtimes(settings: Settings) -> list[Runtime]:

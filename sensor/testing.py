@@ -490,8 +490,8 @@ class ReplayKernel:
 
 _TYPES: dict[str, type[Any]] = {
     "kind": EventKind, "operation": Operation, "actor": Actor, "origin": Origin,
-    "walk_end": WalkEnd, "walk_end2": WalkEnd, "detection": Detection, "flags": EventFlag, "argv": tuple, "base": tuple,
-    "base2": tuple,
+    "walk_end": WalkEnd, "walk_end2": WalkEnd, "detection": Detection,
+    "flags": EventFlag, "argv": tuple, "base": tuple, "base2": tuple,
 }  # fmt: skip
 _FIELDS = {entry.name: entry for entry in fields(Event)}
 _NEEDED = ("kind", "time_ns", "cgroup_id", "operation")

@@ -119,6 +119,10 @@ class Model:
         else:
             self._programs[key.program] = self._programs.get(key.program, 0) + 1
 
+    def image_programs(self) -> list[str]:
+        """The programs that it knows, by name."""
+        return sorted(str(program) for program in self._programs)
+
     def writes(self, program: Program, path: str, operation: int) -> bool:
         """Whether the model knows this change of an absolute path by this program."""
         return (program, operation) in self._writes.lookup(path)

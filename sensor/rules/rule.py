@@ -98,7 +98,7 @@ def _names(operations: OperationClass) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """What a rule allows and denies beyond the model. Equal ones share their place in the kernel."""
+    """What a rule allows and denies beyond the model. Equal ones share a place in the kernel."""
 
     allow_programs: tuple[ProgramMatch, ...] = ()
     deny_programs: tuple[ProgramMatch, ...] = ()
@@ -210,7 +210,7 @@ class Rule:
 
     @property
     def fingerprint(self) -> str:
-        """What tells the rule's contents in the kernel from another's; empty when there are none."""
+        """What tells its contents in the kernel from another rule's; empty when there are none."""
         if self.lists == EMPTY and not self.marks_protected:
             return ""
         text = f"{self.lists!r}{self.marks_protected}"

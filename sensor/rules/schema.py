@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from sensor.audits.audit import Action
 from sensor.config import parse_duration
 from sensor.errors import UsageError
 from sensor.events import OperationClass
@@ -62,17 +61,21 @@ class ScopeModel(_Strict):
     namespaces: Globs = []
     hosts: Globs = []
     clusters: Globs = []
-    protected: bool = Field(False, description="Never block or quarantine these containers")
+    protected: bool = Field(default=False, description="Never block or quarantine these containers")
 
 
 class ProgramModel(_Strict):
     """A program; everything given must match."""
 
-    path: str = Field("", description="Absolute; '*' for a component, '**' at the end, <N>, <X>")
-    name: str = Field("", description="File name or applet, wherever it lies")
-    sha256: str = Field("", description="Of the file's content")
-    args: str = Field("", description="Shell glob over the arguments after the first")
-    added: bool = Field(False, description="Also when it was written at run time (allow only)")
+    path: str = Field(
+        default="", description="Absolute; '*' for a component, '**' at the end, <N>, <X>"
+    )
+    name: str = Field(default="", description="File name or applet, wherever it lies")
+    sha256: str = Field(default="", description="Of the file's content")
+    args: str = Field(default="", description="Shell glob over the arguments after the first")
+    added: bool = Field(
+        default=False, description="Also when it was written at run time (allow only)"
+    )
 
     @field_validator("path")
     @classmethod
@@ -113,7 +116,7 @@ class PathModel(_Strict):
     """Changes of files."""
 
     path: str = Field(description="Absolute; '*' for a component, '**' at the end, <N>, <X>")
-    by: str = Field("", description="Only by this program: its path, or PATH#APPLET")
+    by: str = Field(default="", description="Only by this program: its path, or PATH#APPLET")
     operations: list[Literal[OPERATIONS]] = Field(  # type: ignore[valid-type]
         [], description="Only these ways; empty: all"
     )
@@ -142,7 +145,7 @@ Paths = list[Annotated[PathModel, BeforeValidator(_path_entry)]]
 class ProcessesModel(_Strict):
     """What becomes of executions."""
 
-    default: ActionName = Field("alert", description="For what is not named below")
+    default: ActionName = Field(default="alert", description="For what is not named below")
     unknown_program: ActionName | None = None
     unknown_parent: ActionName | None = None
     changed_program: ActionName | None = None
@@ -156,7 +159,7 @@ class ProcessesModel(_Strict):
 class FilesystemModel(_Strict):
     """What becomes of changes of files."""
 
-    default: ActionName = Field("alert", description="For what is not named below")
+    default: ActionName = Field(default="alert", description="For what is not named below")
     unknown_write: ActionName | None = None
     protected_write: ActionName | None = None
     denied_path: ActionName = "prevent"
@@ -167,8 +170,10 @@ class FilesystemModel(_Strict):
 class SessionsModel(_Strict):
     """docker exec, kubectl exec, nsenter."""
 
-    exec_session: ActionName | None = Field(None, description="Coming in; holds while learning too")
-    allow: Programs = Field([], description="What may come in")
+    exec_session: ActionName | None = Field(
+        default=None, description="Coming in; holds while learning too"
+    )
+    allow: Programs = Field(default=[], description="What may come in")
 
     @field_validator("allow")
     @classmethod
@@ -183,9 +188,9 @@ class BlockModel(_Strict):
     """How a container is taken out of service."""
 
     how: Literal["stop", "quarantine"] = "stop"
-    grace: Duration | None = Field(None, description="Between SIGTERM and SIGKILL")
+    grace: Duration | None = Field(default=None, description="Between SIGTERM and SIGKILL")
     export_filesystem: bool = Field(
-        False, description="Put the whole file system into the evidence"
+        default=False, description="Put the whole file system into the evidence"
     )
 
 
@@ -203,7 +208,7 @@ class ContainerRuleModel(_Strict):
     on_error: Literal["deny", "allow"] | None = Field(
         None, description="What cannot be judged, where something is refused"
     )
-    message: str = Field("", description="Stands in every audit of the rule")
+    message: str = Field(default="", description="Stands in every audit of the rule")
 
 
 class VulnerabilityExceptionModel(_Strict):
@@ -212,7 +217,7 @@ class VulnerabilityExceptionModel(_Strict):
     cve: str = ""
     package: str = ""
     reason: str = Field(min_length=1)
-    expires: datetime.date | None = None
+    expires: dt.date | None = None
 
     @model_validator(mode="after")
     def _something(self) -> VulnerabilityExceptionModel:
@@ -228,12 +233,12 @@ class VulnerabilityRuleModel(_Strict):
     name: str = Field(min_length=1, max_length=80)
     enabled: bool = True
     scope: ScopeModel = ScopeModel()
-    alert: Level | None = Field("low", description="From this severity on")
-    block: Level | None = Field(None, description="From this severity on")
+    alert: Level | None = Field(default="low", description="From this severity on")
+    block: Level | None = Field(default=None, description="From this severity on")
     only_fixed: bool = False
-    grace_days: int = Field(0, ge=0)
+    grace_days: int = Field(default=0, ge=0)
     known_exploited: ActionName | None = None
-    package_in_use: bool = Field(False, description="Only packages whose programs run")
+    package_in_use: bool = Field(default=False, description="Only packages whose programs run")
     ecosystems: list[str] = []
     exceptions: list[VulnerabilityExceptionModel] = []
     message: str = ""
@@ -279,8 +284,3 @@ def json_schema() -> dict[str, Any]:
         **schema,
         "title": "Rote rule file",
     }
-
-
-def action_of(name: str) -> Action:
-    """The action of a name in a file."""
-    return Action(name)

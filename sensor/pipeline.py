@@ -192,7 +192,6 @@ class Pipeline:
         self.statistics.novel += 1
         if model.state is ModelState.ARCHIVED:
             return
-        self.hits.count(watched.rule, ruling.detection, event.time_ns)
         if self._is_late(event, watched, ruling.detection):
             self.prevention.kill_late(event)
         if self._is_audited(model, event, ruling):
@@ -232,6 +231,7 @@ class Pipeline:
         model, container, rule = watched.model, watched.container, watched.rule
         detection = ruling.detection or detect(event, known_program=True)
         action = rule.action(detection)
+        self.hits.count(rule, detection, event.time_ns)
         holds = model.state is ModelState.ACTIVE or rule.holds_without_model(detection)
         would = model.state is ModelState.DRY_RUN and not holds
         if not holds and not would:

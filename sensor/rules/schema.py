@@ -47,9 +47,15 @@ def _pattern(text: str) -> str:
 
 
 Globs = Annotated[
-    list[str], BeforeValidator(_as_list), Field(description="Shell globs; '!' excludes")
+    list[str],
+    BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+    Field(description="Shell globs; '!' excludes"),
 ]
-Duration = Annotated[float, BeforeValidator(_duration), Field(description="90s, 15m, 1h30m", ge=0)]
+Duration = Annotated[
+    float,
+    BeforeValidator(_duration, json_schema_input_type=str | float),
+    Field(description="90s, 15m, 1h30m", ge=0),
+]
 
 
 class ScopeModel(_Strict):
@@ -138,8 +144,12 @@ def _path_entry(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-Programs = list[Annotated[ProgramModel, BeforeValidator(_program)]]
-Paths = list[Annotated[PathModel, BeforeValidator(_path_entry)]]
+Programs = list[
+    Annotated[ProgramModel, BeforeValidator(_program, json_schema_input_type=str | ProgramModel)]
+]
+Paths = list[
+    Annotated[PathModel, BeforeValidator(_path_entry, json_schema_input_type=str | PathModel)]
+]
 
 
 class ProcessesModel(_Strict):

@@ -309,7 +309,7 @@ class Blocker:
         self._tell(
             blocked,
             AuditType.CONTAINER_BLOCKED,
-            Severity.HIGH,
+            Severity.CRITICAL,
             "blocked" if not self._runs(blocked.container) else "failed",
             steps=blocked.steps,
             remarks=remarks,
@@ -511,7 +511,7 @@ class Blocker:
             self._tell(
                 blocked,
                 AuditType.CONTAINER_BLOCKED,
-                Severity.HIGH,
+                Severity.CRITICAL,
                 "blocked",
                 steps=blocked.steps,
                 remarks=("what had failed was tried again",),
@@ -596,7 +596,7 @@ class Blocker:
         self._tell(
             blocked,
             AuditType.CONTAINER_UNBLOCKED,
-            Severity.LOW,
+            Severity.INFO,
             "unblocked",
             steps=tuple(steps),
         )

@@ -86,15 +86,9 @@ class Blocked:
 
     def to_values(self) -> dict[str, Any]:
         """As plain values, to be stored or shown."""
-        container = self.container
         policy = self.restart_policy
         return {
-            "container": {name: getattr(container, name) for name in _CONTAINER_FIELDS}
-            | {
-                "image": {f.name: getattr(container.image, f.name) for f in fields(Image)},
-                "labels": dict(container.labels),
-                "host_mount_namespace": container.host_mount_namespace,
-            },
+            "container": container_values(self.container),
             "reason": self.reason,
             "rule": self.rule,
             "blocked_at": self.blocked_at,
@@ -117,13 +111,25 @@ class Blocked:
     def from_values(cls, values: dict[str, Any]) -> Blocked:
         """From what ``to_values`` made."""
         rest = dict(values)
-        facts = dict(rest.pop("container"))
         policy = rest.pop("restart_policy")
         return cls(
-            container=Container(**{**facts, "image": Image(**facts["image"])}),
+            container=container_from_values(rest.pop("container")),
             state=BlockState(rest.pop("state")),
             cause_ids=tuple(rest.pop("cause_ids")),
             steps=tuple(Step(*step) for step in rest.pop("steps")),
             restart_policy=RestartPolicy(*policy) if policy else None,
             **rest,
         )
+
+
+def container_values(container: Container) -> dict[str, Any]:
+    """What has to be known of a container to act on it later, as plain values."""
+    return {name: getattr(container, name) for name in _CONTAINER_FIELDS} | {
+        "image": {f.name: getattr(container.image, f.name) for f in fields(Image)},
+        "labels": dict(container.labels),
+    }
+
+
+def container_from_values(values: dict[str, Any]) -> Container:
+    """From what ``container_values`` made."""
+    return Container(**{**values, "image": Image(**values["image"])})

@@ -18,15 +18,19 @@ from typing import TextIO
 
 import orjson
 
+from sensor.audits.audit import Guarantee
 from sensor.audits.store import AuditStore
 from sensor.channels.channel import Channel, Channels
 from sensor.channels.journal import JournalChannel
 from sensor.channels.terminal import TerminalChannel
 from sensor.config import Settings
+from sensor.containers import cgroups
+from sensor.containers.container import Container
 from sensor.containers.docker import DockerRuntime
 from sensor.containers.podman import podman_runtime
-from sensor.containers.registry import Registry
-from sensor.containers.runtime import Runtime
+from sensor.containers.registry import ContainerChange, Registry
+from sensor.containers.runtime import Control, Runtime
+from sensor.control.blocking import block_handlers, finder
 from sensor.control.handlers import Handlers
 from sensor.control.server import ControlServer
 from sensor.errors import AlreadyRunningError, HostError, NotRootError, StateError, UsageError
@@ -36,6 +40,10 @@ from sensor.models.learning import LearningSettings
 from sensor.models.registry import ModelRegistry
 from sensor.models.store import ModelStore
 from sensor.pipeline import Pipeline
+from sensor.responses.block import Blocker
+from sensor.responses.freezer import Freezer
+from sensor.responses.quarantine import Quarantine
+from sensor.responses.records import RecordStore
 from sensor.rules.policy import Policy
 
 _log = logging.getLogger("rote.daemon")
@@ -100,18 +108,38 @@ class Daemon:
                 write_probe=settings.write_probe,
                 keep_audits=settings.audit_keep,
             )
-            registry = Registry(runtimes(settings), settings.watches, pipeline.on_container)
+            found = runtimes(settings)
+            blocker, quarantine = _responses(settings, kernel, pipeline, found, stack)
+
+            def on_change(change: ContainerChange) -> None:
+                pipeline.on_container(change)
+                if change.kind in ("added", "unresolved"):
+                    blocker.started(change.container)
+                    quarantine.started(change.container)
+
+            registry = Registry(found, settings.watches, on_change)
             pipeline.registry = registry
             self.pipeline = pipeline
             handlers = Handlers(pipeline, _shown(settings), self.stop)
-            server = ControlServer(settings.socket, handlers.table())
+            server = ControlServer(
+                settings.socket,
+                {
+                    **handlers.table(),
+                    **block_handlers(
+                        blocker, quarantine, finder(registry.containers, registry.inspect)
+                    ),
+                },
+            )
             await server.start()
+            await blocker.resume()
             channels.start()
             self._banner(pipeline)
             try:
                 await self._loop(pipeline, registry)
             finally:
                 await server.stop()
+                await blocker.close()
+                await quarantine.close()
                 await registry.close()
                 pipeline.drain()
                 pipeline.flush()
@@ -245,6 +273,45 @@ def _lock(settings: Settings):  # type: ignore[no-untyped-def]
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _responses(
+    settings: Settings,
+    kernel: Kernel,
+    pipeline: Pipeline,
+    found: list[Runtime],
+    stack: contextlib.ExitStack,
+) -> tuple[Blocker, Quarantine]:
+    """What takes containers out of service."""
+    controls = {runtime.name: runtime for runtime in found if isinstance(runtime, Control)}
+
+    def strays(container: Container) -> list[int]:
+        if not container.cgroup_id or cgroups.shares_host_mounts(container.pid):
+            return []
+        # The stamp alone would do, were it not that a wrong one kills somebody else's process.
+        return [
+            process.pid
+            for process in kernel.processes()
+            if process.cgroup_id == container.cgroup_id
+            and cgroups.share_mounts(process.pid, container.pid)
+        ]
+
+    store = RecordStore(settings.blocked_db)
+    stack.callback(store.close)
+    freezer = Freezer(strays=strays)
+    guarantee = Guarantee(kernel.attachment.guarantee)
+    blocker = Blocker(
+        store,
+        freezer,
+        lambda container: controls.get(container.runtime),
+        pipeline.record,
+        guarantee=guarantee,
+        grace_seconds=settings.block_grace_seconds,
+    )
+    quarantine = Quarantine(
+        store, freezer, pipeline.record, refusal=blocker.refusal, guarantee=guarantee
+    )
+    return blocker, quarantine
 
 
 def runtimes(settings: Settings) -> list[Runtime]:

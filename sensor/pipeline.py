@@ -240,6 +240,12 @@ class Pipeline:
             elif audit.count & (audit.count - 1) == 0:
                 self.channels.send(audit)  # the 2nd, 4th, 8th time: told, but no flood
 
+    def record(self, audit: Audit) -> None:
+        """Take an audit of what a response did."""
+        self._batch.append(audit)
+        if not self._draining:
+            self._deliver()
+
     def _cgroup_created(self, event: Event) -> None:
         if self.registry is not None:
             self.registry.cgroup_created(event.cgroup_id, event.path)

@@ -225,7 +225,8 @@ class Blocker:
     ) -> None:
         blocked = Blocked(
             container,
-            cause.reason,
+            # It may hold a path of any bytes, and is shown as JSON.
+            cause.reason.encode("utf-8", "backslashreplace").decode(),
             cause.rule,
             self._clock(),
             grace_seconds=grace,

@@ -113,7 +113,9 @@ class Daemon:
 
             def on_change(change: ContainerChange) -> None:
                 pipeline.on_container(change)
-                if change.kind in ("added", "unresolved"):
+                # Changed: the first process of a container that was added while it was being
+                # started, say.
+                if change.kind in ("added", "unresolved", "changed"):
                     blocker.started(change.container)
                     quarantine.started(change.container)
 

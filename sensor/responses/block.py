@@ -534,6 +534,8 @@ class Blocker:
         if blocked is None or blocked.state not in HELD:
             return False
         blocked.container = container  # its first process is another one now
+        if container.pid and not self._runs(container):
+            return True  # it has been stopped since this was said
         if container.id in self._tasks:
             self._started_again.add(container.id)
         else:

@@ -249,6 +249,8 @@ class Quarantine:
         entry = self._records.get(container.id)
         if entry is None:
             return False
+        if not container.pid:
+            return True  # it is being started; we are told again when it runs
         task = asyncio.create_task(self._again(entry, container), name="quarantine again")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import orjson
@@ -53,7 +54,8 @@ class Quarantined:
     mode: str  # that was possible
     since: float
     links: list[dict[str, Any]]  # as sensor.responses.network describes them
-    netns: int  # inode of the network namespace
+    netns: int  # inode of the network namespace; such numbers are given out again
+    born: int  # when its first process started, as the kernel counts
     state: QuarantineState = QuarantineState.BEGUN
     notes: tuple[str, ...] = ()
     released_at: float = 0.0
@@ -156,7 +158,7 @@ class Quarantine:
                 raise UsageError(f"{_name(container)}: in quarantine already; see: rote release")
             if why := self._refusal(container):
                 raise UsageError(f"{_name(container)}: left alone: {why}")
-            entry = Quarantined(container, reason, rule, mode, mode, self._clock(), [], 0)
+            entry = Quarantined(container, reason, rule, mode, mode, self._clock(), [], 0, 0)
             await self._cut(entry)
         return entry
 
@@ -166,6 +168,7 @@ class Quarantine:
             async with _Helper(descriptor, self._seconds) as helper:
                 seen = await helper.ask({"do": "look", "netns": descriptor})
                 entry.links, entry.netns = seen["links"], seen["netns"]
+                entry.born = _born(container.pid)
                 if not entry.links:
                     raise UsageError(f"{_name(container)}: has no link that is up")
                 # Before anything is cut: what is not written down cannot be released.
@@ -227,7 +230,7 @@ class Quarantine:
                 raise UsageError(f"{container_id[:12]}: not in quarantine; see: rote quarantined")
             began = time.monotonic()
             with self._namespace(entry.container, missing_ok=True) as descriptor:
-                same = descriptor >= 0 and os.fstat(descriptor).st_ino == entry.netns
+                same = _is_same(entry, entry.container, descriptor)
                 # Of a quarantine that was interrupted nobody knows how far it came.
                 modes = (entry.mode,) if entry.state is QuarantineState.QUARANTINED else MODES
                 notes: list[str] = []
@@ -262,12 +265,12 @@ class Quarantine:
                 return  # released meanwhile
             try:
                 with self._namespace(container) as descriptor:
-                    same = os.fstat(descriptor).st_ino == entry.netns
+                    same = _is_same(entry, container, descriptor)
                     if same and entry.state is QuarantineState.QUARANTINED:
                         return  # it ran all the time; the daemon did not
-                    if same:  # interrupted: begin anew
-                        for mode in MODES:
-                            await self._restore(entry, descriptor, mode)
+                    # Interrupted, or a new network: what was done to the old one goes first.
+                    for mode in MODES:
+                        await self._restore(entry, descriptor if same else -1, mode)
                 entry.container = container
                 await self._cut(entry)
             except RoteError as error:
@@ -420,6 +423,24 @@ class _Helper:
             async with asyncio.timeout(self._seconds):
                 text = (await process.stderr.read()).decode(errors="replace").strip()
         return f"the helper ended: {text.splitlines()[-1] if text else 'without a word'}"
+
+
+def _is_same(entry: Quarantined, container: Container, descriptor: int) -> bool:
+    """Whether a network namespace is the one that was cut off."""
+    return (
+        descriptor >= 0
+        and os.fstat(descriptor).st_ino == entry.netns
+        and _born(container.pid) == entry.born
+    )
+
+
+def _born(pid: int) -> int:
+    """When a process started, in clock ticks since boot; 0 when there is none. Source: proc(5)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(text.rpartition(")")[2].split()[19])
 
 
 def _name(container: Container) -> str:

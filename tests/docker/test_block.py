@@ -329,7 +329,9 @@ def test_in_quarantine_it_runs_without_a_network(
     assert not reach(suspect, other)
     if mode == "links":  # a new network namespace is cut off in turn
         own_docker("restart", "--time", "0", suspect.id)
-        wait_for(lambda: not reach(suspect, other), seconds=20, what="it to be cut off again")
+        own_rote.wait_for(
+            lambda: not reach(suspect, other), seconds=20, what="it to be cut off again"
+        )
 
     own_rote("release", suspect.name)
     assert reach(suspect, other)

@@ -7,8 +7,10 @@ import contextlib
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from sensor.responses.freezer import V1, V2, Freezer, Mounts
 from sensor.responses.records import RecordStore
 from tests.docker import images
 from tests.docker.client import Docker, Running
-from tests.docker.engine import EngineError, PrivateEngine
+from tests.docker.engine import EngineError, PrivateEngine, program
 from tests.docker.sensor import Rote
 from tests.waiting import wait_for
 
@@ -409,3 +411,56 @@ def _tell_figures(what: str, seconds: list[float]) -> None:
     if results := os.environ.get("ROTE_TEST_RESULTS"):
         with Path(results, "block.txt").open("a") as file:
             file.write(text)
+
+
+def test_containerd_alone_offers_no_stop_and_its_cgroup_does(
+    own_docker: Docker, engine: PrivateEngine
+) -> None:
+    """Kubernetes and nerdctl are like that; the steps say how it was done."""
+    rote = Rote("containerd", ("--runtime", f"containerd={engine.home}/containerd.sock"))
+    identity = uuid.uuid4().hex * 2
+
+    def ctr(*arguments: str) -> str:
+        result = subprocess.run(
+            [program("ctr"), "--address", f"{engine.home}/containerd.sock", *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    archive = engine.home / "busybox.tar"
+    own_docker("save", "--output", str(archive), images.BUSYBOX)
+    ctr("images", "import", str(archive))
+    try:
+        rote.start()
+        image = f"docker.io/{images.BUSYBOX}"
+        cgroup = f"{engine.cgroup}/{identity}"
+        ctr("run", "--detach", "--cgroup", cgroup, image, identity, "sh", "-c", STUBBORN)
+        rote.wait_for(lambda: rote.watches(identity), seconds=20, what="the container")
+        assert "RUNNING" in ctr("tasks", "list")
+        found = json.loads(rote("block", identity[:16], "--reason", "a test", "-o", "json"))
+        assert _steps(found) == {
+            "freeze": "done", "evidence": "skipped", "restart policy": "skipped", "stop": "done",
+        }  # fmt: skip
+        assert "through its cgroup" in found["steps"][-1]["detail"]
+        assert found["state"] == "blocked"
+        wait_for(lambda: "RUNNING" not in ctr("tasks", "list"), seconds=20, what="its end")
+
+        ctr("tasks", "delete", identity)
+        with contextlib.suppress(AssertionError):  # killed before its first instruction, mostly
+            ctr("tasks", "start", "--detach", identity)
+        wait_for(lambda: "RUNNING" not in ctr("tasks", "list"), seconds=20, what="its end again")
+        rote.wait_for(
+            lambda: rote.json("blocked", "show", identity)["starts_refused"],
+            seconds=20,
+            what="the start to be counted",
+        )
+    finally:
+        for arguments in (("tasks", "kill", "--signal", "9"), ("tasks", "delete", "--force"),
+                          ("containers", "delete")):  # fmt: skip
+            with contextlib.suppress(AssertionError):
+                ctr(*arguments, identity)
+        rote.remove()

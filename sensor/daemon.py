@@ -121,6 +121,7 @@ class Daemon:
 
             registry = Registry(found, settings.watches, on_change)
             pipeline.registry = registry
+            pipeline.on_cgroup = blocker.cgroup_created
             self.pipeline = pipeline
             handlers = Handlers(pipeline, _shown(settings), self.stop)
             server = ControlServer(

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity, Step
+from sensor.containers import cgroups
 from sensor.containers.container import Container
 from sensor.containers.runtime import Control, RestartPolicy
 from sensor.errors import HostError, RoteError, RuntimeUnavailableError, StateError, UsageError
@@ -38,6 +39,7 @@ _NEVER = RestartPolicy("no")
 _STOPS = 3  # a restart that was under way already may come between
 _SIGNALLED_SECONDS = 0.1  # by then a runtime that answers has sent the first signal
 _THAW_SECONDS = 2.0  # by then it has killed what it stops, and thawed it
+_KILL_SECONDS = 0.005  # between two looks at what is being started
 _RETRY_SECONDS = (1, 2, 5, 10, 30)
 _POLICY_TRIES = 10  # older Podmans cannot change one, ever
 _COUNT_SECONDS = 1.0  # how late a count of violations may be on the disk
@@ -542,14 +544,37 @@ class Blocker:
             self._spawn(blocked, self._refuse_start(blocked))
         return True
 
+    def cgroup_created(self, cgroup_id: int, path: str) -> bool:
+        """The kernel saw a cgroup being made, in which nothing runs yet. Returns at once.
+
+        A blocked container that is being started is thereby refused before its runtime would have
+        told of it.
+
+        Returns:
+            Whether it is a blocked container's.
+        """
+        blocked = self._records.get(cgroups.container_id(path) or "")
+        if blocked is None:
+            return False
+        return self.started(
+            replace(blocked.container, cgroup_id=cgroup_id, cgroup_path=path, pid=0)
+        )
+
     async def _refuse_start(self, blocked: Blocked) -> None:
+        """Kill what somebody started, and let its runtime know that it is to stay down.
+
+        Not frozen first, as in a block: a runtime that is about to start it would wait for it,
+        and would not answer meanwhile. Killed in time, the start itself fails.
+        """
+        now = replace(blocked, steps=(), grace_seconds=0.0, causes=[])
+        killer = asyncio.create_task(self._keep_killing(blocked.container))
+        try:
+            steps = [await self._try(now, _STOP, self._stop)]
+        finally:
+            killer.cancel()
+            await asyncio.gather(killer, return_exceptions=True)
         blocked.starts_refused += 1
         self._save(blocked)
-        now = replace(blocked, steps=(), grace_seconds=0.0, causes=[])
-        steps = [
-            await self._try(now, _FREEZE, self._freeze),
-            await self._try(now, _STOP, self._stop),
-        ]
         if steps[-1].result == "failed":
             steps.append(await self._try(now, _KILL, self._kill))
             blocked.steps = tuple(step for step in blocked.steps if step.name != _STOP)
@@ -565,6 +590,13 @@ class Blocker:
             # Not as steps: then each try of somebody who does not give up would be an audit.
             remarks=tuple(f"{s.name}: {s.result}: {s.detail}" for s in steps),
         )
+
+    async def _keep_killing(self, container: Container) -> None:
+        """Until cancelled. Its cgroup may be there before anything is in it."""
+        while True:
+            with contextlib.suppress(HostError, OSError):  # said by the step that is under way
+                await self._freezer.kill(container)
+            await asyncio.sleep(_KILL_SECONDS)
 
     async def unblock(self, container_id: str, *, start: bool = False) -> tuple[Blocked, Step]:
         """Let a container run again, under the restart policy that it had.

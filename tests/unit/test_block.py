@@ -309,6 +309,23 @@ async def test_a_start_by_hand_is_refused_until_it_is_unblocked(bench: Bench) ->
     assert not bench.open().is_blocked(WEB.id)
 
 
+async def test_a_start_is_refused_when_its_cgroup_is_made(bench: Bench) -> None:
+    """Before its runtime would have told of it; other cgroups are nobody's business."""
+    target = container("x", id="ab" * 32)
+    bench.world.policies[target.id] = ALWAYS
+    bench.world.running.add(target.id)
+    bench.world.known.add(target.id)
+    await bench.block(target)
+    assert not bench.blocker.cgroup_created(5, "/system.slice/other.service")
+    assert not bench.blocker.cgroup_created(6, f"/docker/{'cd' * 32}")
+    bench.world.running.add(target.id)
+    assert bench.blocker.cgroup_created(7, f"/docker/{target.id}")
+    await bench.until(lambda: len(bench.audits) == 2)
+    assert bench.audits[1].type is AuditType.START_REFUSED
+    assert target.id not in bench.world.running
+    assert bench.blocker.records()[0].container.cgroup_path == f"/docker/{target.id}"
+
+
 async def test_a_start_while_a_start_is_being_refused_is_refused_as_well(bench: Bench) -> None:
     """However short the time between them."""
     await bench.block()

@@ -125,6 +125,7 @@ class Pipeline:
         self.channels = channels
         self.statistics = Statistics()
         self.registry: Registry | None = None
+        self.on_cgroup: Callable[[int, str], object] = lambda _id, _path: None  # one was made
         self._knowledge = Knowledge(kernel)
         self.prevention = Prevention(kernel, self._knowledge, policy or Policy(), write_probe)
         self._expected: dict[str, Container] = {}  # created, not started
@@ -304,6 +305,7 @@ class Pipeline:
                 self.channels.send(audit)  # the 2nd, 4th, 8th time: told, but no flood
 
     def _cgroup_created(self, event: Event) -> None:
+        self.on_cgroup(event.cgroup_id, event.path)
         if self.registry is not None:
             self.registry.cgroup_created(event.cgroup_id, event.path)
 

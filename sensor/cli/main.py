@@ -10,6 +10,7 @@ import click
 
 from sensor import __version__
 from sensor.cli.audits import audits
+from sensor.cli.block import COMMANDS as BLOCK_COMMANDS
 from sensor.cli.containers import containers
 from sensor.cli.demo import demo
 from sensor.cli.doctor import doctor
@@ -78,7 +79,8 @@ def rote(context: click.Context, run_dir: Path, state_dir: Path, debug: bool) ->
 
 
 for command in (
-    run, stop, status, doctor, containers, models, rules, session, audits, unload, demo,
+    run, stop, status, doctor, containers, models, rules, session, audits, *BLOCK_COMMANDS,
+    unload, demo,
     completion, man,
 ):  # fmt: skip
     rote.add_command(command)

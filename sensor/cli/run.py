@@ -80,6 +80,14 @@ class _Watch(click.ParamType[str]):
     help="Under prevention, what becomes of what cannot be judged.",
 )
 @click.option(
+    "--block-grace",
+    type=Duration(),
+    default="0s",
+    show_default=True,
+    help="How long a container that is blocked may take to end by itself; 0: it is killed as it "
+    "stands.",
+)
+@click.option(
     "--canary",
     type=Duration(),
     default="60s",
@@ -206,6 +214,7 @@ def run(context: Any, /, **options: Any) -> None:
             rules=options["rules"],
             cluster=options["cluster"],
             on_error=options["on_error"],
+            block_grace_seconds=options["block_grace"],
             canary_seconds=options["canary"],
             ring_size=options["ring_size"],
             runtimes=tuple(options["runtimes"]),

@@ -66,7 +66,10 @@ class Desk:
     def rote(self, *arguments: str) -> Result:
         """Run a command."""
         return CliRunner().invoke(
-            rote.commands[arguments[0]], list(arguments[1:]), obj=_Context(self)
+            rote.commands[arguments[0]],
+            list(arguments[1:]),
+            obj=_Context(self),
+            help_option_names=["-h", "--help"],  # as below the group
         )
 
 

@@ -91,6 +91,7 @@ class ReplayKernel:
         self.fed: list[Event] = []  # everything fed, known or not, lost or not
         self.watched: dict[int, tuple[int, ContainerFlag]] = {}  # cgroup → (model, flags)
         self.modes: dict[int, Mode] = {}
+        self.expected: dict[str, tuple[int, ContainerFlag]] = {}
         self.aliases: dict[int, int] = {}
         self.adopted: dict[int, tuple[int, bool]] = {}  # pid → (cgroup, session)
         self.resolved: dict[int, int] = {}  # execution → program
@@ -422,7 +423,7 @@ class ReplayKernel:
 
     def models_in_use(self) -> set[int]:
         """See ``Kernel.models_in_use``."""
-        return {model for model, _ in self.watched.values() if model}
+        return {model for model, _ in (*self.watched.values(), *self.expected.values()) if model}
 
     def processes(self) -> list[Process]:
         """See ``Kernel.processes``: those that were adopted."""
@@ -445,6 +446,7 @@ class ReplayKernel:
     ) -> None:
         """See ``Kernel.expect``."""
         self._note("expect", container_id=container_id, model=model, flags=flags, mode=mode)
+        self.expected[container_id] = model, flags
 
     def resolve(self, exec_id: int, program: int) -> None:
         """See ``Kernel.resolve``."""
@@ -454,6 +456,7 @@ class ReplayKernel:
     def expect_no_more(self, container_id: str) -> None:
         """See ``Kernel.expect_no_more``."""
         self._note("expect_no_more", container_id=container_id)
+        self.expected.pop(container_id, None)
 
     def put_names(self, entries: Iterable[NameEntry]) -> None:
         """See ``Kernel.put_names``."""

@@ -540,6 +540,8 @@ class LiveKernel:
         values: list[dict[str, Any]] = [
             unpack(value) for _, value in self._maps["containers"].items()
         ]
+        expected = self._layouts["expected"].unpack
+        values += [expected(value) for _, value in self._maps["expected"].items()]
         return {value["model"] for value in values} - {0}
 
     def processes(self) -> list[Process]:

@@ -251,7 +251,7 @@ class Kernel(Protocol):
         """Everything that put_write set."""
 
     def models_in_use(self) -> set[int]:
-        """The numbers of the models by which some container is judged."""
+        """The numbers of the models by which some container is judged, or will be."""
 
     def resolve(self, exec_id: int, program: int) -> None:
         """Tell the kernel the node of an executed program that had none when it was executed."""

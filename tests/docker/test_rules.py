@@ -127,6 +127,13 @@ def test_block_from_the_first_violation_to_unblocked(
     )
     ruled.wait_for_audit("start_refused")
 
+    assert rote.stop(number=9) == -9
+    began = docker.complete("start", container.id)  # the kernel refuses without a daemon
+    time.sleep(1)
+    assert not container.inspect()["State"]["Running"], began
+    assert not ruled.tick(container)
+    rote.start("--rules", str(ruled.directory))
+
     ruled.reload()
     said = rote("unblock", container.name, "--start")
     assert "always" in said

@@ -331,3 +331,19 @@ def test_a_manually_activated_model_prevents(story: Story) -> None:
     story.pipeline.reload_model(model)
     assert model.state is ModelState.ACTIVE
     assert refused(story) & UNKNOWN
+
+
+def test_a_container_that_is_yet_to_start_keeps_its_model(tmp_path: Path) -> None:
+    """Over a restart of the daemon: else what it always does would be refused at its start."""
+    policy = Policy(("*",))
+    story = Story(tmp_path, ReplayKernel(guarantee="deny"), policy)
+    story.learn(execution("/bin/tool"))
+    story.stop()
+    number, _ = story.kernel.expected[container().id]
+    again = Story(tmp_path, story.kernel, policy)
+    again.now = story.now + 100
+    again.wait(100)
+    assert number in {entry.model for entry in story.kernel.executions()}
+    fresh = again.pipeline._knowledge.load(Model("other", 2, container().image, "s"))
+    assert fresh == 0
+    assert again.pipeline._knowledge._last > number

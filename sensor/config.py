@@ -68,6 +68,7 @@ class Settings:
     log_format: str = "text"
     log_level: str = "info"
     quiet: bool = False
+    channels_dir: Path = Path("/etc/rote/channels.d")
 
     def __post_init__(self) -> None:
         if self.attach not in ATTACHMENTS:
@@ -91,6 +92,11 @@ class Settings:
     def models_db(self) -> Path:
         """The store of models."""
         return self.state_dir / "models.db"
+
+    @property
+    def channels_db(self) -> Path:
+        """The queue of the channels."""
+        return self.state_dir / "channels.db"
 
     @property
     def audits_db(self) -> Path:

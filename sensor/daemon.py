@@ -21,12 +21,14 @@ import orjson
 from sensor.audits.store import AuditStore
 from sensor.channels.channel import Channel, Channels
 from sensor.channels.journal import JournalChannel
+from sensor.channels.outbox import Outbox
 from sensor.channels.terminal import TerminalChannel
 from sensor.config import Settings
 from sensor.containers.docker import DockerRuntime
 from sensor.containers.podman import podman_runtime
 from sensor.containers.registry import Registry
 from sensor.containers.runtime import Runtime
+from sensor.control.channels import channel_handlers
 from sensor.control.handlers import Handlers
 from sensor.control.server import ControlServer
 from sensor.errors import AlreadyRunningError, HostError, NotRootError, StateError, UsageError
@@ -90,7 +92,8 @@ class Daemon:
             stack.callback(audits.close)
             kernel = self._open_kernel(settings)
             stack.callback(kernel.close)
-            channels = Channels(self._channels())
+            outbox = Outbox(settings.channels_db, settings.audits_db, settings.channels_dir)
+            channels = Channels(self._channels(), outbox)
             pipeline = Pipeline(
                 kernel,
                 models,
@@ -104,7 +107,9 @@ class Daemon:
             pipeline.registry = registry
             self.pipeline = pipeline
             handlers = Handlers(pipeline, _shown(settings), self.stop)
-            server = ControlServer(settings.socket, handlers.table())
+            server = ControlServer(
+                settings.socket, {**handlers.table(), **channel_handlers(channels)}
+            )
             await server.start()
             channels.start()
             self._banner(pipeline)

@@ -10,6 +10,7 @@ import click
 
 from sensor import __version__
 from sensor.cli.audits import audits
+from sensor.cli.channels import channels
 from sensor.cli.containers import containers
 from sensor.cli.demo import demo
 from sensor.cli.doctor import doctor
@@ -76,7 +77,7 @@ def rote(context: click.Context, run_dir: Path, state_dir: Path, debug: bool) ->
 
 
 for command in (
-    run, stop, status, doctor, containers, models, audits, unload, demo, completion, man,
+    run, stop, status, doctor, containers, models, audits, channels, unload, demo, completion, man,
 ):  # fmt: skip
     rote.add_command(command)
 

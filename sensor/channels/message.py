@@ -249,7 +249,7 @@ def _short(ids: str) -> str:
     return ids if len(ids) <= 60 else ids.split(",", 1)[0] + ", …"
 
 
-def test_message() -> Message:
+def trial_message() -> Message:
     """What ``rote channels test`` sends: clearly none of what it looks like."""
     now_ns = time.time_ns()
     return Message(

@@ -21,7 +21,7 @@ from sensor.audits.audit import Audit
 from sensor.audits.formats import iso
 from sensor.audits.store import AuditStore
 from sensor.channels.files import ChannelConfig, missing_secrets, read_channels
-from sensor.channels.message import Message, test_message
+from sensor.channels.message import Message, trial_message
 from sensor.channels.queue import Delivery, Queue, State
 from sensor.channels.sender import Sender, masked
 from sensor.errors import DeliveryError, RoteError, SecretError, StateError, UsageError
@@ -148,7 +148,8 @@ class Outbox:
         }
 
     def _apply(self, configured: list[ChannelConfig]) -> None:
-        self._set_channels([channel.name for channel in configured if channel.enabled])
+        names = [channel.name for channel in configured if channel.enabled]
+        self._thread.submit(self._set_channels, names).result()
         self._apply_lines(configured)
 
     def _set_channels(self, names: list[str]) -> None:
@@ -420,7 +421,7 @@ async def run_tests(
     if name and not chosen:
         known = ", ".join(channel.name for channel in channels) or "none: no file has any"
         raise UsageError(f"channel {name!r}: there is none; expected one of {known}")
-    message = test_message()
+    message = trial_message()
 
     async def one(channel: ChannelConfig) -> dict[str, Any]:
         sender, began = make(channel), time.monotonic()

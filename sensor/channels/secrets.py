@@ -24,8 +24,10 @@ class Secret(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: Path | None = Field(None, description="A file that holds the secret and nothing else.")
-    env: str | None = Field(None, description="A variable of the daemon's environment.")
+    file: Path | None = Field(
+        default=None, description="A file that holds the secret and nothing else."
+    )
+    env: str | None = Field(default=None, description="A variable of the daemon's environment.")
 
     @model_validator(mode="before")
     @classmethod

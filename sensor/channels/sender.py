@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
+import os
 import ssl
 import threading
 from collections.abc import Callable
@@ -117,8 +117,10 @@ def reason(error: BaseException) -> str:
         return f"TLS: {error.reason or error}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, (OSError, socket.gaierror)) and error.strerror:
-        return error.strerror
+    if isinstance(error, OSError) and (error.errno or 0) > 0:
+        return os.strerror(error.errno)  # asyncio puts addresses into the text of its own
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # of looking up a name
     return str(error) or type(error).__name__
 
 

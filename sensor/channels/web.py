@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import html
@@ -261,8 +262,8 @@ class AlertmanagerSender(HttpSender):
         if channel.token is not None:
             return {"Authorization": f"Bearer {channel.token.read()}"}
         if channel.username is not None and channel.password is not None:
-            login = aiohttp.BasicAuth(channel.username, channel.password.read(), "utf-8")
-            return {"Authorization": login.encode()}
+            login = f"{channel.username}:{channel.password.read()}".encode()
+            return {"Authorization": f"Basic {base64.b64encode(login).decode()}"}
         return {}
 
     def body(self, message: Message) -> Any:

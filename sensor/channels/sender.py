@@ -117,7 +117,7 @@ def reason(error: BaseException) -> str:
         return f"TLS: {error.reason or error}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, OSError) and (error.errno or 0) > 0:
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)  # asyncio puts addresses into the text of its own
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # of looking up a name

@@ -320,7 +320,8 @@ async def test_alertmanager(tmp_path: Path) -> None:
     assert login_headers["Authorization"] == "Basic dTpodW50ZXIy"
     (alert,) = orjson.loads(single)
     assert alert["labels"].items() >= {
-        "alertname": "Rote", "team": "shop", "severity": "high", "type": "unknown_program", "id": "17",
+        "alertname": "Rote", "team": "shop", "severity": "high", "type": "unknown_program",
+        "id": "17",
     }.items()  # fmt: skip
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", alert["startsAt"])
     assert [alert["labels"]["rule"] for alert in orjson.loads(gathered)] == ["default", "strict"]
@@ -502,7 +503,7 @@ async def test_journald(tmp_path: Path) -> None:
         assert b"ROTE_JSON" not in server.recv(1 << 20)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of its own, at import
+@pytest.mark.filterwarnings("ignore")  # of its own and its plugins', at import
 async def test_apprise(tmp_path: Path) -> None:
     """Through a service of apprise's; one that refuses; an address that is none."""
     with http_sink(lambda number: (200 if number == 0 else 500, {}, b"")) as sink:

@@ -26,14 +26,16 @@ class HttpSink:
     ) -> None:
         self.answer = answer
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.lock = threading.Lock()
         self.released = threading.Event()  # for requests that are not answered
         sink = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                number = len(sink.requests)
-                sink.requests.append((self.command, self.path, dict(self.headers), body))
+                with sink.lock:
+                    number = len(sink.requests)
+                    sink.requests.append((self.command, self.path, dict(self.headers), body))
                 status, headers, text = sink.answer(number)
                 if status == 0:
                     sink.released.wait(30)

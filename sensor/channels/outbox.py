@@ -135,10 +135,15 @@ class Outbox:
     async def _change(self, configured: list[ChannelConfig]) -> dict[str, list[str]]:
         old = {name: line.channel for name, line in self._lines.items()}
         new = {channel.name: channel for channel in configured if channel.enabled}
-        # First what may fail.
-        await self._in_thread(self._set_channels, list(new))
-        ended = [line for name, line in self._lines.items() if new.get(name) != line.channel]
-        await asyncio.gather(*(self._end(line) for line in ended))
+        # Nothing of a channel may be under way when its place in the queue goes.
+        for name, channel in old.items():
+            if new.get(name) != channel:
+                await self._end(self._lines.pop(name))
+        try:
+            await self._in_thread(self._set_channels, list(new))
+        except StateError:
+            self._apply_lines(self._configured)
+            raise
         self._apply_lines(configured)
         return {
             "added": sorted(new.keys() - old.keys()),
@@ -160,11 +165,9 @@ class Outbox:
 
     def _apply_lines(self, configured: list[ChannelConfig]) -> None:
         wanted = {channel.name: channel for channel in configured if channel.enabled}
-        for name in self._lines.keys() - wanted.keys():
-            del self._lines[name]
         for name, channel in wanted.items():
-            if name in self._lines and self._lines[name].channel == channel:
-                continue
+            if name in self._lines:
+                continue  # the same as before
             for text in missing_secrets(channel):
                 _log.warning("%s", text)
             line = self._lines[name] = _Line(channel, self._make(channel))
@@ -200,8 +203,10 @@ class Outbox:
                 if not failing:
                     _log.error("channels: %s; trying again", error)
                 failing, pause = True, _POLL_SECONDS
+            # Not wait_for: until Python 3.12 it may swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
                 # A storm comes in many small batches; they are taken together.
                 await asyncio.sleep(_COALESCE_SECONDS)
             self._wake.clear()
@@ -251,7 +256,8 @@ class Outbox:
                 next_ns = self._clock() + int(_POLL_SECONDS * 1e9)
             wait = (next_ns - self._clock()) / 1e9 if next_ns else None
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(line.wake.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await line.wake.wait()
                 if next_ns:  # something new does not shorten a pause
                     await asyncio.sleep(max((next_ns - self._clock()) / 1e9, 0))
 

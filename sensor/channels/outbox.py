@@ -185,8 +185,13 @@ class Outbox:
         await line.sender.close()
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """Work on the queue, where nobody else does at the same time."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        """Work on the queue, where nobody else does at the same time.
+
+        It is done also when the caller is cancelled: what was delivered is to be noted as such.
+        """
+        work = asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(work)
 
     def _store(self) -> AuditStore:
         if self._audits is None:

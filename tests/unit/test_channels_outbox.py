@@ -143,7 +143,7 @@ async def until(question: Callable[[], Any], what: str, seconds: float = 10) -> 
     """Wait until it is so."""
     deadline = time.monotonic() + seconds
     while not question():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
         await asyncio.sleep(0.005)
 
 
@@ -415,7 +415,8 @@ async def test_reload_is_all_or_nothing(host: Host, caplog: pytest.LogCaptureFix
         assert (same.closed, host.sinks["ops"].closed, host.sinks["old"].closed) == (0, 1, 1)
         host.audits(channels)
         await until(lambda: host.sinks["new"].ids() == ["3"], "the new one")
-        await until(lambda: host.sinks["ops"].ids() == ["1", "2", "3"], "the changed one")
+        await until(lambda: host.state("ops")["waiting"] == 0, "the changed one")
+        assert host.sinks["ops"].ids() == ["1", "2", "3"]
 
 
 async def test_wrong_files_at_the_start_lose_nothing(host: Host) -> None:

@@ -8,9 +8,11 @@ import fcntl
 import gc
 import logging
 import os
+import platform
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -18,18 +20,24 @@ from typing import TextIO
 
 import orjson
 
+from sensor.audits.audit import Audit, Guarantee
+from sensor.audits.head import HeadKeeper
 from sensor.audits.store import AuditStore
 from sensor.channels.channel import Channel, Channels
 from sensor.channels.journal import JournalChannel
 from sensor.channels.outbox import Outbox
 from sensor.channels.terminal import TerminalChannel
 from sensor.config import Settings
+from sensor.containers import cgroups
+from sensor.containers.container import Container
 from sensor.containers.docker import DockerRuntime
 from sensor.containers.podman import podman_runtime
-from sensor.containers.registry import Registry
-from sensor.containers.runtime import Runtime
+from sensor.containers.registry import ContainerChange, Registry
+from sensor.containers.runtime import Control, Runtime
+from sensor.control.blocking import block_handlers, finder
 from sensor.control.channels import channel_handlers
 from sensor.control.handlers import Handlers
+from sensor.control.rule_handlers import rule_handlers
 from sensor.control.server import ControlServer
 from sensor.errors import AlreadyRunningError, HostError, NotRootError, StateError, UsageError
 from sensor.kernel.live import LiveKernel
@@ -38,7 +46,17 @@ from sensor.models.learning import LearningSettings
 from sensor.models.registry import ModelRegistry
 from sensor.models.store import ModelStore
 from sensor.pipeline import Pipeline
+from sensor.reload import Reloader
+from sensor.responses.block import Blocker
+from sensor.responses.freezer import Freezer
+from sensor.responses.quarantine import Quarantine
+from sensor.responses.records import RecordStore
+from sensor.responses.sessions import Sessions
+from sensor.rules.hits import Hits
+from sensor.rules.keeper import RuleKeeper
 from sensor.rules.policy import Policy
+from sensor.rules.rule import Rule
+from sensor.rules.scope import Where
 
 _log = logging.getLogger("rote.daemon")
 _TICK_SECONDS = 1.0
@@ -75,6 +93,8 @@ class Daemon:
         self._stopping = asyncio.Event()
         self.started = asyncio.Event()
         self.pipeline: Pipeline | None = None  # once it runs
+        self._reloader: Reloader | None = None
+        self._told: Channels | None = None
 
     async def run(self) -> None:
         """Run until told to stop.
@@ -90,44 +110,79 @@ class Daemon:
             )
             audits = AuditStore(settings.audits_db, window_seconds=settings.audit_window_seconds)
             stack.callback(audits.close)
+            heads = HeadKeeper(audits)
+            keeper = RuleKeeper(settings.rules, _base_policy(settings))
+            keeper.reload()  # a daemon does not start with rules that nobody meant
             kernel = self._open_kernel(settings)
             stack.callback(kernel.close)
             outbox = Outbox(settings.channels_db, settings.audits_db, settings.channels_dir)
-            channels = Channels(self._channels(), outbox)
+            channels = self._told = Channels(self._channels(), outbox)
             pipeline = Pipeline(
                 kernel,
                 models,
                 audits,
                 channels,
-                policy=Policy(settings.prevent, allow_on_error=settings.on_error == "allow"),
+                policy=keeper.policy,
                 write_probe=settings.write_probe,
                 keep_audits=settings.audit_keep,
             )
-            registry = Registry(runtimes(settings), settings.watches, pipeline.on_container)
+            found = runtimes(settings)
+            blocker, quarantine = _responses(settings, kernel, pipeline, found, stack)
+
+            def on_change(change: ContainerChange) -> None:
+                pipeline.on_container(change)
+                # Changed: the first process of a container that was added while it was being
+                # started, say.
+                if change.kind in ("added", "unresolved", "changed"):
+                    blocker.started(change.container)
+                    quarantine.started(change.container)
+
+            registry = Registry(found, settings.watches, on_change)
             pipeline.registry = registry
+            pipeline.on_cgroup = blocker.cgroup_created
+            pipeline.hits = Hits(settings.state_dir / "rule-hits.json")
+            pipeline.sessions = Sessions(time.time, settings.state_dir / "sessions.json")
+            reloader = self._reloader = Reloader(keeper, pipeline)
             self.pipeline = pipeline
             handlers = Handlers(pipeline, _shown(settings), self.stop)
-            server = ControlServer(
-                settings.socket, {**handlers.table(), **channel_handlers(channels)}
-            )
+            verbs = {
+                **handlers.table(),
+                **rule_handlers(pipeline, keeper, reloader.reload),
+                **block_handlers(
+                    blocker, quarantine, finder(registry.containers, registry.inspect)
+                ),
+                **channel_handlers(channels),
+            }
+            server = ControlServer(settings.socket, verbs)
             await server.start()
+            await blocker.resume()
             channels.start()
             self._banner(pipeline)
             try:
-                await self._loop(pipeline, registry)
+                await self._loop(pipeline, registry, heads)
             finally:
                 await server.stop()
+                await blocker.close()
+                await quarantine.close()
                 await registry.close()
                 pipeline.drain()
                 pipeline.flush()
+                heads.close()
                 await channels.close()
                 _notify("STOPPING=1")
+
+    def reload(self) -> None:
+        """Read rules and channels again; what is bad is said, and what held before holds on."""
+        if self._reloader is not None:
+            self._reloader.reload_quietly()
+        if self._told is not None:
+            self._told.reload_soon()
 
     def stop(self) -> None:
         """Let ``run`` end."""
         self._stopping.set()
 
-    async def _loop(self, pipeline: Pipeline, registry: Registry) -> None:
+    async def _loop(self, pipeline: Pipeline, registry: Registry, heads: HeadKeeper) -> None:
         loop = asyncio.get_running_loop()
         fd = pipeline.kernel.fileno()
         if fd >= 0:
@@ -143,6 +198,9 @@ class Daemon:
             while not self._stopping.is_set():
                 self._on_readable(pipeline)
                 pipeline.tick()
+                if self._reloader is not None:
+                    self._reloader.tick()
+                heads.tick()
                 if follower.done():
                     follower.result()  # a mistake of ours, not of a runtime: say so and end
                 with contextlib.suppress(TimeoutError):
@@ -216,7 +274,7 @@ def serve(settings: Settings, **seams: object) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: _log.info("SIGHUP: nothing to reload"))
+        loop.add_signal_handler(signal.SIGHUP, daemon.reload)
         await daemon.run()
 
     asyncio.run(main())
@@ -250,6 +308,83 @@ def _lock(settings: Settings):  # type: ignore[no-untyped-def]
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _base_policy(settings: Settings) -> Policy:
+    """What the command line says; the files' rules come behind it."""
+    return Policy(
+        settings.prevent,
+        allow_on_error=settings.on_error == "allow",
+        where=Where(platform.node(), settings.cluster),
+    )
+
+
+def _responses(
+    settings: Settings,
+    kernel: Kernel,
+    pipeline: Pipeline,
+    found: list[Runtime],
+    stack: contextlib.ExitStack,
+) -> tuple[Blocker, Quarantine]:
+    """What takes containers out of service."""
+    controls = {runtime.name: runtime for runtime in found if isinstance(runtime, Control)}
+
+    def strays(container: Container) -> list[int]:
+        if not container.cgroup_id or cgroups.shares_host_mounts(container.pid):
+            return []
+        # The stamp alone would do, were it not that a wrong one kills somebody else's process.
+        return [
+            process.pid
+            for process in kernel.processes()
+            if process.cgroup_id == container.cgroup_id
+            and cgroups.share_mounts(process.pid, container.pid)
+        ]
+
+    store = RecordStore(settings.blocked_db)
+    stack.callback(store.close)
+    freezer = Freezer(strays=strays)
+    guarantee = Guarantee(kernel.attachment.guarantee)
+    blocker = Blocker(
+        store,
+        freezer,
+        lambda container: controls.get(container.runtime),
+        pipeline.record,
+        guarantee=guarantee,
+        grace_seconds=settings.block_grace_seconds,
+    )
+    quarantine = Quarantine(
+        store, freezer, pipeline.record, refusal=blocker.refusal, guarantee=guarantee
+    )
+    _connect(pipeline, blocker, quarantine)
+    return blocker, quarantine
+
+
+def _connect(pipeline: Pipeline, blocker: Blocker, quarantine: Quarantine) -> None:
+    """Let violations lead to responses, and the kernel know of what they did."""
+
+    def protected(container: Container) -> str:
+        rule = pipeline.policy.rule(container)
+        return f"rule {rule.name} protects it" if rule.protected else ""
+
+    def on_block(container: Container, rule: Rule, audit: Audit) -> None:
+        if rule.quarantine:
+            quarantine.violation(container, audit, rule.name)
+        else:
+            blocker.violation(container, audit, rule.name, grace_seconds=rule.grace_seconds)
+
+    def on_change(container_id: str, _held: bool) -> None:
+        pipeline.apply_to(container_id)
+        for blocked in blocker.records():
+            if blocked.id == container_id:
+                pipeline.expect_again(blocked.container)
+
+    blocker.protected = protected
+    blocker.on_change = on_change
+    pipeline.is_blocked = blocker.is_blocked
+    pipeline.on_block = on_block
+    for blocked in blocker.records():
+        if blocker.is_blocked(blocked.id):
+            pipeline.expect_again(blocked.container)
 
 
 def runtimes(settings: Settings) -> list[Runtime]:

@@ -6,6 +6,7 @@ RoteError                      one clear line, exit code 1
 │   ├── ModelFileError         an exported model
 │   ├── YamlFileError          a file that a person wrote: file, line, field
 │   ├── SecretError            a secret is not where a file says it is
+│   ├── RuleFileError          a rule file
 │   └── ProtocolError          a message on the control socket
 ├── HostError                  this host lacks something                      exit 4
 │   ├── NotRootError
@@ -50,6 +51,10 @@ class YamlFileError(BadInputError):
 
 class SecretError(BadInputError):
     """A secret is not where a file says it is, or cannot be one. Never holds the secret."""
+
+
+class RuleFileError(BadInputError):
+    """A rule file does not say what rules say; the rules that hold are as they were."""
 
 
 class ProtocolError(BadInputError):

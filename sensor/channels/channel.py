@@ -77,6 +77,11 @@ class Channels:
         """Read the channel files anew; see ``Outbox.reload``."""
         return await self.outbox.reload() if self.outbox is not None else {}
 
+    def reload_soon(self) -> None:
+        """The same for who cannot be answered; the log says what became of it."""
+        if self.outbox is not None:
+            self.outbox.reload_soon()
+
     async def test(self, name: str = "") -> list[dict[str, Any]]:
         """Send a test message; see ``Outbox.test``."""
         return await self.outbox.test(name) if self.outbox is not None else []

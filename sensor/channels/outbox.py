@@ -89,6 +89,7 @@ class Outbox:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rote-queue")
         self._feeder: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
+        self._later: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Read the files and begin; needs a running loop.
@@ -127,6 +128,16 @@ class Outbox:
             except RoteError as error:
                 self._complain(error)
                 raise
+
+    def reload_soon(self) -> None:
+        """The same for who cannot be answered: the log has what became of it. Needs the loop."""
+
+        async def quietly() -> None:
+            with contextlib.suppress(RoteError):  # it is logged, and shown
+                await self.reload()
+                _log.info("%d channels hold", len(self._lines))
+
+        self._later = asyncio.create_task(quietly(), name="channels, reload")
 
     def _complain(self, error: RoteError) -> None:
         self.error = str(error)
@@ -337,6 +348,8 @@ class Outbox:
 
     async def close(self, seconds: float = 1.0) -> None:
         """Deliver what waits, at most so many seconds, and stop. The rest is delivered later."""
+        if self._later is not None:
+            await self._later
         if self._feeder is not None:
             with contextlib.suppress(TimeoutError, StateError):
                 async with asyncio.timeout(seconds):

@@ -429,6 +429,20 @@ async def test_reload_is_all_or_nothing(host: Host, caplog: pytest.LogCaptureFix
         assert host.sinks["ops"].ids() == ["1", "2", "3"]
 
 
+async def test_a_reload_that_nobody_waits_for(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """For a signal: right files hold, wrong ones are said; neither ends the daemon."""
+    async with running(host) as channels:
+        host.write("- {name: ops, type: nonsense}")
+        channels.reload_soon()
+        await until(lambda: host.outbox and host.outbox.error, "the complaint")
+        host.write("- {name: new, type: journald}")
+        channels.reload_soon()
+        await until(lambda: "new" in host.sinks, "the new one")
+        assert host.outbox is not None
+        assert host.outbox.error == ""
+    assert "type: 'nonsense'" in caplog.text
+
+
 async def test_wrong_files_at_the_start_lose_nothing(host: Host) -> None:
     """The sensor starts, says it, and delivers everything once the files are right."""
     async with running(host) as channels:

@@ -71,6 +71,7 @@ class Settings:
     log_format: str = "text"
     log_level: str = "info"
     quiet: bool = False
+    channels_dir: Path = Path("/etc/rote/channels.d")
 
     def __post_init__(self) -> None:
         if self.attach not in ATTACHMENTS:
@@ -94,6 +95,11 @@ class Settings:
     def models_db(self) -> Path:
         """The store of models."""
         return self.state_dir / "models.db"
+
+    @property
+    def channels_db(self) -> Path:
+        """The queue of the channels."""
+        return self.state_dir / "channels.db"
 
     @property
     def blocked_db(self) -> Path:

@@ -25,6 +25,7 @@ from sensor.audits.head import HeadKeeper
 from sensor.audits.store import AuditStore
 from sensor.channels.channel import Channel, Channels
 from sensor.channels.journal import JournalChannel
+from sensor.channels.outbox import Outbox
 from sensor.channels.terminal import TerminalChannel
 from sensor.config import Settings
 from sensor.containers import cgroups
@@ -34,6 +35,7 @@ from sensor.containers.podman import podman_runtime
 from sensor.containers.registry import ContainerChange, Registry
 from sensor.containers.runtime import Control, Runtime
 from sensor.control.blocking import block_handlers, finder
+from sensor.control.channels import channel_handlers
 from sensor.control.handlers import Handlers
 from sensor.control.rule_handlers import rule_handlers
 from sensor.control.server import ControlServer
@@ -92,6 +94,7 @@ class Daemon:
         self.started = asyncio.Event()
         self.pipeline: Pipeline | None = None  # once it runs
         self._reloader: Reloader | None = None
+        self._told: Channels | None = None
 
     async def run(self) -> None:
         """Run until told to stop.
@@ -112,7 +115,8 @@ class Daemon:
             keeper.reload()  # a daemon does not start with rules that nobody meant
             kernel = self._open_kernel(settings)
             stack.callback(kernel.close)
-            channels = Channels(self._channels())
+            outbox = Outbox(settings.channels_db, settings.audits_db, settings.channels_dir)
+            channels = self._told = Channels(self._channels(), outbox)
             pipeline = Pipeline(
                 kernel,
                 models,
@@ -147,6 +151,7 @@ class Daemon:
                 **block_handlers(
                     blocker, quarantine, finder(registry.containers, registry.inspect)
                 ),
+                **channel_handlers(channels),
             }
             server = ControlServer(settings.socket, verbs)
             await server.start()
@@ -170,6 +175,8 @@ class Daemon:
         """Read rules and channels again; what is bad is said, and what held before holds on."""
         if self._reloader is not None:
             self._reloader.reload_quietly()
+        if self._told is not None:
+            self._told.reload_soon()
 
     def stop(self) -> None:
         """Let ``run`` end."""

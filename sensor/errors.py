@@ -5,12 +5,14 @@ RoteError                      one clear line, exit code 1
 ├── BadInputError              a file or message is not what was expected     exit 3
 │   ├── ModelFileError         an exported model
 │   ├── YamlFileError          a file that a person wrote: file, line, field
+│   ├── SecretError            a secret is not where a file says it is
 │   ├── RuleFileError          a rule file
 │   └── ProtocolError          a message on the control socket
 ├── HostError                  this host lacks something                      exit 4
 │   ├── NotRootError
 │   ├── KernelSupportError     no BTF, no bpffs, a program was refused
-│   └── RuntimeUnavailableError   a container runtime does not answer
+│   ├── RuntimeUnavailableError   a container runtime does not answer
+│   └── DeliveryError          a channel did not take a message
 ├── StateError                 the state on disk: locked, full, corrupt       exit 5
 │   └── AlreadyRunningError    a second daemon
 └── NotRunningError            the daemon does not answer                     exit 6
@@ -47,6 +49,10 @@ class YamlFileError(BadInputError):
     """A file that a person wrote cannot be used; names the file, the line and the field."""
 
 
+class SecretError(BadInputError):
+    """A secret is not where a file says it is, or cannot be one. Never holds the secret."""
+
+
 class RuleFileError(BadInputError):
     """A rule file does not say what rules say; the rules that hold are as they were."""
 
@@ -71,6 +77,21 @@ class KernelSupportError(HostError):
 
 class RuntimeUnavailableError(HostError):
     """A container runtime does not answer."""
+
+
+class DeliveryError(HostError):
+    """A channel did not take a message.
+
+    Args:
+        text: why; no secrets.
+        retry_after: seconds that the other side asked us to wait; 0: it did not.
+        only_this: the other side refuses this message and would take others.
+    """
+
+    def __init__(self, text: str, *, retry_after: float = 0.0, only_this: bool = False) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+        self.only_this = only_this
 
 
 class StateError(RoteError):

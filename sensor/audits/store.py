@@ -358,6 +358,19 @@ class AuditStore:
             row = self._db.execute(f"{_READ} WHERE id=?", (number,)).fetchone()
         return _audit(row) if row else None
 
+    def after(self, number: int, limit: int) -> list[Audit]:
+        """The audits that follow one, oldest first.
+
+        Args:
+            number: the id of the one before; 0: from the first on.
+            limit: at most so many.
+        """
+        with self._errors("read"):
+            rows = self._db.execute(
+                f"{_READ} WHERE id > ? ORDER BY id LIMIT ?", (number, limit)
+            ).fetchall()
+        return [_audit(row) for row in rows]
+
     def last_id(self) -> int:
         """The id of the newest audit; 0 when there is none."""
         with self._errors("read"):

@@ -1,4 +1,8 @@
-"""What a channel is, and how audits get to all of them without holding anybody up."""
+"""Everybody who is told: the channels that are always there, and those of the channel files.
+
+The first, terminal and journal, are told at once and from memory. The others are fed from the
+store of audits through a durable queue (``outbox.py``).
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,10 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from sensor.audits.audit import Audit
+from sensor.channels.outbox import Outbox
 
 _log = logging.getLogger("rote.channels")
 _QUEUE_MAX = 10_000
@@ -43,16 +48,20 @@ class Channels:
     """Hands audits to every channel; a slow or broken one holds up only itself.
 
     Args:
-        channels: where to.
+        channels: the ones that are always there.
+        outbox: the ones of the files.
     """
 
-    def __init__(self, channels: Sequence[Channel]) -> None:
+    def __init__(self, channels: Sequence[Channel], outbox: Outbox | None = None) -> None:
         self._lines = [_Line(channel) for channel in channels]
+        self.outbox = outbox
 
     def start(self) -> None:
         """Begin to deliver; needs a running loop."""
         for line in self._lines:
             line.task = asyncio.create_task(self._deliver(line), name=line.channel.name)
+        if self.outbox is not None:
+            self.outbox.start()
 
     def send(self, audit: Audit) -> None:
         """Queue an audit for every channel. Never waits; what does not fit is counted."""
@@ -61,6 +70,21 @@ class Channels:
                 line.queue.put_nowait(audit)
             except asyncio.QueueFull:
                 line.dropped += 1
+        if self.outbox is not None:
+            self.outbox.notice(audit)
+
+    async def reload(self) -> dict[str, list[str]]:
+        """Read the channel files anew; see ``Outbox.reload``."""
+        return await self.outbox.reload() if self.outbox is not None else {}
+
+    def reload_soon(self) -> None:
+        """The same for who cannot be answered; the log says what became of it."""
+        if self.outbox is not None:
+            self.outbox.reload_soon()
+
+    async def test(self, name: str = "") -> list[dict[str, Any]]:
+        """Send a test message; see ``Outbox.test``."""
+        return await self.outbox.test(name) if self.outbox is not None else []
 
     async def _deliver(self, line: _Line) -> None:
         while True:
@@ -91,9 +115,17 @@ class Channels:
         for line in self._lines:
             if line.task:
                 line.task.cancel()
+        if self.outbox is not None:
+            await self.outbox.close(seconds)
 
     def status(self) -> list[dict[str, object]]:
         """What became of the alerts, a map a channel."""
+        return [
+            *self._always(),
+            *(self.outbox.status() if self.outbox is not None else []),
+        ]
+
+    def _always(self) -> list[dict[str, object]]:
         return [
             {
                 "name": line.channel.name,

@@ -17,7 +17,7 @@ from sensor.audits.formats import one_line, to_json
 JOURNAL = Path("/run/systemd/journal/socket")
 SYSLOG = Path("/dev/log")
 # RFC 5424 severities
-_PRIORITY = {
+PRIORITY = {
     Severity.INFO: 6,
     Severity.LOW: 5,
     Severity.MEDIUM: 4,
@@ -53,29 +53,35 @@ class JournalChannel:
         if self._journal.is_socket():
             self._socket.sendto(_journal_entry(audit), str(self._journal))
         else:
-            line = f"<{_AUTHPRIV | _PRIORITY[audit.severity]}>rote: {one_line(audit)}"
+            line = f"<{_AUTHPRIV | PRIORITY[audit.severity]}>rote: {one_line(audit)}"
             self._socket.sendto(line.encode(errors="replace"), str(self._syslog))
 
 
 def _journal_entry(audit: Audit) -> bytes:
-    fields = {
-        "MESSAGE": one_line(audit),
-        "PRIORITY": str(_PRIORITY[audit.severity]),
-        "SYSLOG_IDENTIFIER": "rote",
-        "ROTE_AUDIT": str(audit.id),
-        "ROTE_TYPE": str(audit.type),
-        "ROTE_CONTAINER": audit.container_name,
-        "ROTE_CONTAINER_ID": audit.container_id,
-        "ROTE_IMAGE": audit.image,
-        "ROTE_ACTION": str(audit.action),
-        "ROTE_OUTCOME": audit.outcome,
-        "ROTE_JSON": orjson.dumps(to_json(audit)).decode(),
-    }
-    entry = bytearray()
+    return entry(
+        {
+            "MESSAGE": one_line(audit),
+            "PRIORITY": str(PRIORITY[audit.severity]),
+            "SYSLOG_IDENTIFIER": "rote",
+            "ROTE_AUDIT": str(audit.id),
+            "ROTE_TYPE": str(audit.type),
+            "ROTE_CONTAINER": audit.container_name,
+            "ROTE_CONTAINER_ID": audit.container_id,
+            "ROTE_IMAGE": audit.image,
+            "ROTE_ACTION": str(audit.action),
+            "ROTE_OUTCOME": audit.outcome,
+            "ROTE_JSON": orjson.dumps(to_json(audit)).decode(),
+        }
+    )
+
+
+def entry(fields: dict[str, str]) -> bytes:
+    """Fields as journald takes them."""
+    made = bytearray()
     for name, value in fields.items():
         data = value.encode(errors="replace")
         if b"\n" in data:
-            entry += name.encode() + b"\n" + struct.pack("<Q", len(data)) + data + b"\n"
+            made += name.encode() + b"\n" + struct.pack("<Q", len(data)) + data + b"\n"
         else:
-            entry += name.encode() + b"=" + data + b"\n"
-    return bytes(entry)
+            made += name.encode() + b"=" + data + b"\n"
+    return bytes(made)

@@ -11,6 +11,7 @@ import click
 from sensor import __version__
 from sensor.cli.audits import audits
 from sensor.cli.block import COMMANDS as BLOCK_COMMANDS
+from sensor.cli.channels import channels
 from sensor.cli.containers import containers
 from sensor.cli.demo import demo
 from sensor.cli.doctor import doctor
@@ -79,8 +80,8 @@ def rote(context: click.Context, run_dir: Path, state_dir: Path, debug: bool) ->
 
 
 for command in (
-    run, stop, status, doctor, containers, models, rules, session, audits, *BLOCK_COMMANDS,
-    unload, demo,
+    run, stop, status, doctor, containers, models, rules, session, audits, channels,
+    *BLOCK_COMMANDS, unload, demo,
     completion, man,
 ):  # fmt: skip
     rote.add_command(command)

@@ -148,6 +148,13 @@ class _Watch(click.ParamType[str]):
     help="Memory for events on their way from the kernel; a power of two.",
 )
 @click.option(
+    "--channels",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/rote/channels.d"),
+    show_default=True,
+    help="The directory of channel files: where alerts go.",
+)
+@click.option(
     "--audit-window",
     type=Duration(),
     default="60s",
@@ -224,5 +231,6 @@ def run(context: Any, /, **options: Any) -> None:
             log_format=options["log_format"],
             log_level=options["log_level"],
             quiet=options["quiet"],
+            channels_dir=options["channels"],
         )
     )

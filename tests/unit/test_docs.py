@@ -9,6 +9,8 @@ import pytest
 
 from sensor import errors
 from sensor.audits.audit import AuditType, Severity
+from sensor.channels.files import read_channels, schema
+from sensor.channels.template import MACROS
 from sensor.events import OperationClass, Origin
 from sensor.models.model import ModelState
 
@@ -61,3 +63,14 @@ def test_files_that_the_documentation_names_exist() -> None:
     text = "\n".join([*PAGES.values(), (ROOT / "README.md").read_text(encoding="utf-8")])
     named = set(re.findall(r"`((?:bpf|sensor|tests|scripts)/[\w./]+\w)`", text))
     assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
+def test_every_type_of_channel_has_an_example_that_is_read(tmp_path: Path) -> None:
+    """Each YAML block of channels.md is a valid file, and no type or macro is left out."""
+    types = set()
+    for i, block in enumerate(re.findall(r"```yaml\n(.*?)```", PAGES["channels"], re.DOTALL)):
+        path = tmp_path / f"{i}.yaml"
+        path.write_text(block)
+        types |= {channel.type for channel in read_channels(path)}
+    assert types == set(schema()["properties"]["channels"]["items"]["discriminator"]["mapping"])
+    assert [name for name in MACROS if f"`{name}`" not in PAGES["channels"]] == []

@@ -40,8 +40,11 @@ def test_dependencies_are_what_is_imported() -> None:
     imported -= {*sys.stdlib_module_names, "sensor", "bcc"}
     owners = metadata.packages_distributions()
     needed = {owners[name][0].lower() for name in imported}
+    extras = PROJECT["project"]["optional-dependencies"]
+    for_users = [line for name, lines in extras.items() if name != "dev" for line in lines]
     declared = {
-        re.split(r"[\s<>=!~;\[]", line)[0].lower() for line in PROJECT["project"]["dependencies"]
+        re.split(r"[\s<>=!~;\[]", line)[0].lower()
+        for line in (*PROJECT["project"]["dependencies"], *for_users)
     }
     assert needed == declared
 

@@ -59,6 +59,9 @@ class Settings:
     write_probe: str = "auto"
     prevent: tuple[str, ...] = ()  # globs over names and images of containers
     on_error: str = "deny"  # under prevention, what cannot be judged
+    evidence_quota: int = 2 << 30  # bytes of all packs of evidence
+    evidence_pack_max: int = 256 << 20  # bytes of one
+    evidence_seconds: float = 30.0  # how long taking one may take; a container stands still then
     canary_seconds: float = 60.0  # between two tries of what must be refused; 0: never
     ring_size: int = 8 << 20
     runtimes: tuple[str, ...] = ("auto",)
@@ -78,6 +81,11 @@ class Settings:
             )
         if self.on_error not in ON_ERROR:
             raise UsageError(f"on error {self.on_error!r}: expected one of {', '.join(ON_ERROR)}")
+        if not 1 << 20 <= self.evidence_pack_max <= min(self.evidence_quota, 8 << 30):
+            raise UsageError(
+                f"evidence pack {self.evidence_pack_max}: expected 1M to 8G, and no more than the "
+                f"quota of {self.evidence_quota} bytes"
+            )
         size = self.ring_size
         if size & (size - 1) or not _RING_MIN <= size <= _RING_MAX:
             raise UsageError(f"ring size {size}: expected a power of two from 64K to 1G")
@@ -91,6 +99,11 @@ class Settings:
     def models_db(self) -> Path:
         """The store of models."""
         return self.state_dir / "models.db"
+
+    @property
+    def evidence_dir(self) -> Path:
+        """Where packs of evidence are."""
+        return self.state_dir / "evidence"
 
     @property
     def audits_db(self) -> Path:

@@ -14,33 +14,42 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import orjson
 
+from sensor.audits.formats import to_json
+from sensor.audits.query import AuditQuery
 from sensor.audits.store import AuditStore
 from sensor.channels.channel import Channel, Channels
 from sensor.channels.journal import JournalChannel
 from sensor.channels.terminal import TerminalChannel
 from sensor.config import Settings
+from sensor.containers.container import Container
 from sensor.containers.docker import DockerRuntime
 from sensor.containers.podman import podman_runtime
 from sensor.containers.registry import Registry
-from sensor.containers.runtime import Runtime
+from sensor.containers.runtime import Control, Runtime
+from sensor.control.evidence import evidence_handlers, finder
 from sensor.control.handlers import Handlers
 from sensor.control.server import ControlServer
 from sensor.errors import AlreadyRunningError, HostError, NotRootError, StateError, UsageError
 from sensor.kernel.live import LiveKernel
 from sensor.kernel.port import Kernel
+from sensor.models.files import export_bytes
 from sensor.models.learning import LearningSettings
 from sensor.models.registry import ModelRegistry
 from sensor.models.store import ModelStore
 from sensor.pipeline import Pipeline
+from sensor.responses.evidence.collect import Collector, Sources
+from sensor.responses.evidence.recorder import FlightRecorder
+from sensor.responses.evidence.store import EvidenceStore
 from sensor.rules.policy import Policy
 
 _log = logging.getLogger("rote.daemon")
 _TICK_SECONDS = 1.0
 _DRAINS_IN_A_ROW = 8
+_EVIDENCE_AUDITS = 1000  # of one container, the newest, in a pack
 
 DOCKER_SOCKET = Path("/var/run/docker.sock")
 PODMAN_SOCKET = Path("/run/podman/podman.sock")
@@ -100,11 +109,19 @@ class Daemon:
                 write_probe=settings.write_probe,
                 keep_audits=settings.audit_keep,
             )
-            registry = Registry(runtimes(settings), settings.watches, pipeline.on_container)
+            found = runtimes(settings)
+            registry = Registry(found, settings.watches, pipeline.on_container)
             pipeline.registry = registry
             self.pipeline = pipeline
             handlers = Handlers(pipeline, _shown(settings), self.stop)
-            server = ControlServer(settings.socket, handlers.table())
+            collector = _evidence(settings, pipeline, found)
+            server = ControlServer(
+                settings.socket,
+                {
+                    **handlers.table(),
+                    **evidence_handlers(collector, finder(registry.containers, found)),
+                },
+            )
             await server.start()
             channels.start()
             self._banner(pipeline)
@@ -274,6 +291,33 @@ def runtimes(settings: Settings) -> list[Runtime]:
                 "podman[=unix:///PATH] or containerd[=PATH]"
             )
     return found
+
+
+def _evidence(settings: Settings, pipeline: Pipeline, found: list[Runtime]) -> Collector:
+    """Takes evidence of the pipeline's containers."""
+    store = EvidenceStore(
+        settings.evidence_dir, quota=settings.evidence_quota, pack_max=settings.evidence_pack_max
+    )
+    for identity in store.recover():
+        _log.warning("evidence %s is partial: the daemon ended while it was taken", identity)
+    controls = {runtime.name: runtime for runtime in found if isinstance(runtime, Control)}
+    pipeline.recorder = recorder = FlightRecorder()
+
+    def model(container: Container) -> bytes | None:
+        known = pipeline.models.model_of(container.id) or pipeline.models.of_container(container)
+        return export_bytes(known) if known is not None else None
+
+    def audits(container: Container) -> list[dict[str, Any]]:
+        query = AuditQuery(container=container.id, limit=_EVIDENCE_AUDITS)
+        return [to_json(audit) for audit in pipeline.audits.query(query)]
+
+    return Collector(
+        store,
+        lambda container: controls.get(container.runtime),
+        recorder=recorder,
+        sources=Sources(model, audits),
+        seconds=settings.evidence_seconds,
+    )
 
 
 def _unix(address: str, text: str) -> str:

@@ -27,6 +27,7 @@ from sensor.events import Actor, Event, EventFlag, EventKind, Operation, WalkEnd
 from sensor.kernel.port import ERROR_CAUSES, ContainerCounters, ContainerFlag, Kernel
 from sensor.models.model import Judgement, Model, ModelState, Verdict
 from sensor.models.registry import ModelRegistry
+from sensor.responses.evidence.recorder import FlightRecorder
 from sensor.responses.knowledge import Knowledge
 from sensor.responses.prevent import Leftover, Prevention, is_late
 from sensor.responses.proof import Attempt, prove
@@ -102,6 +103,7 @@ class Pipeline:
         self.channels = channels
         self.statistics = Statistics()
         self.registry: Registry | None = None
+        self.recorder: FlightRecorder | None = None
         self._knowledge = Knowledge(kernel)
         self.prevention = Prevention(kernel, self._knowledge, policy or Policy(), write_probe)
         self._expected: dict[str, Container] = {}  # created, not started
@@ -144,6 +146,8 @@ class Pipeline:
     def _take(self, event: Event, watched: Watched) -> None:
         """One event of a known container: known, to be learned, or to be audited."""
         model = watched.model
+        if self.recorder is not None:
+            self.recorder.note(event)
         if event.kind is EventKind.EXEC:
             self.statistics.executions += 1
         else:
@@ -264,6 +268,10 @@ class Pipeline:
                 watched.container = change.container
         else:
             self._watch(change)
+        if self.recorder is not None and change.cgroup_id:
+            self.recorder.state(change.cgroup_id, f"container {change.kind}")
+            if change.kind == "removed":
+                self.recorder.gone(change.cgroup_id)
         self._deliver()
 
     def _watch(self, change: ContainerChange) -> None:
@@ -426,6 +434,8 @@ class Pipeline:
         for watched in self._watched.values():
             if watched.model.id == model.id:
                 watched.model = model
+                if self.recorder is not None:
+                    self.recorder.state(watched.container.cgroup_id, f"model {model.state}")
                 self._apply(watched)
         for container in list(self._expected.values()):
             if container.model_id == model.id:

@@ -13,6 +13,7 @@ from sensor.cli.audits import audits
 from sensor.cli.containers import containers
 from sensor.cli.demo import demo
 from sensor.cli.doctor import doctor
+from sensor.cli.evidence import evidence
 from sensor.cli.models import models
 from sensor.cli.run import run
 from sensor.cli.shell import completion, man
@@ -76,7 +77,7 @@ def rote(context: click.Context, run_dir: Path, state_dir: Path, debug: bool) ->
 
 
 for command in (
-    run, stop, status, doctor, containers, models, audits, unload, demo, completion, man,
+    run, stop, status, doctor, containers, models, audits, evidence, unload, demo, completion, man,
 ):  # fmt: skip
     rote.add_command(command)
 

@@ -69,6 +69,27 @@ class _Watch(click.ParamType[str]):
     help="Under prevention, what becomes of what cannot be judged.",
 )
 @click.option(
+    "--evidence-quota",
+    type=_Size(),
+    default="2G",
+    show_default=True,
+    help="Disk space of all packs of evidence; the oldest go first.",
+)
+@click.option(
+    "--evidence-pack",
+    type=_Size(),
+    default="256M",
+    show_default=True,
+    help="Disk space of one pack of evidence.",
+)
+@click.option(
+    "--evidence-time",
+    type=_Duration(),
+    default="30s",
+    show_default=True,
+    help="How long taking evidence may take before a container is stopped.",
+)
+@click.option(
     "--canary",
     type=_Duration(),
     default="60s",
@@ -193,6 +214,9 @@ def run(context: Any, /, **options: Any) -> None:
             write_probe=options["write_probe"],
             prevent=tuple(options["prevent"]),
             on_error=options["on_error"],
+            evidence_quota=options["evidence_quota"],
+            evidence_pack_max=options["evidence_pack"],
+            evidence_seconds=options["evidence_time"],
             canary_seconds=options["canary"],
             ring_size=options["ring_size"],
             runtimes=tuple(options["runtimes"]),

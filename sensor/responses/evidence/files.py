@@ -486,7 +486,8 @@ class Contents:
         digest = hashlib.sha256()
         taken = 0
         while taken < self._limits.hash_each and not self._deadline.passed():
-            piece = os.read(fd, _CHUNK)
+            # No further than it was when it was opened: it may grow faster than it is read.
+            piece = os.read(fd, min(_CHUNK, found.st_size - taken))
             if not piece:
                 return digest.hexdigest(), True
             digest.update(piece)

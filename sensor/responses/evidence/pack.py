@@ -13,7 +13,7 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -329,6 +329,22 @@ def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror or error}; expected a pack") from error
     return parse_manifest(data, str(path)), hashlib.sha256(data).hexdigest()
+
+
+def read_members(path: Path) -> Callable[[str], bytes]:
+    """A function that gives the content of a member by name; empty when there is none."""
+
+    def read(name: str) -> bytes:
+        try:
+            with tarfile.open(path, "r:", errors="surrogateescape") as archive:
+                source = archive.extractfile(name)
+                return source.read() if source is not None else b""
+        except KeyError:
+            return b""
+        except (tarfile.TarError, OSError) as error:
+            raise BadInputError(f"{path}: {error}; expected a pack of evidence") from error
+
+    return read
 
 
 def parse_manifest(data: bytes, where: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ under no name at all. A net with known holes: contents of files are kept as they
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -25,6 +26,7 @@ _HARMLESS_NAME = re.compile(r"(?:_file|_path|_dir|_ttl|_timeout|_expiry|_url)$",
 _HARMLESS = ("PWD", "OLDPWD")  # where a shell is, and was
 _TOKEN = re.compile(r"[A-Za-z0-9+/=_.~-]{20,}")
 _TOKEN_BITS = 3.0  # a character; English words have less, hex digits nearly four
+_TOKEN_CHANGES = 0.3  # between digits, lower and upper case, for each character
 _KNOWN_MIN = 6  # shorter values would take ordinary words out of command lines
 _ENVIRONMENTS = ("Env", "env", "Environment")
 _ARGUMENTS = ("Cmd", "Args", "Entrypoint", "Command", "CreateCommand", "Test", "Shell")
@@ -120,15 +122,17 @@ def is_secret(name: str, value: str) -> bool:
         return False
     if _SECRET_NAME.search(name):
         return not value.isdigit() or len(value) >= 4
-    return any(_is_random(token) for token in _TOKEN.findall(value) if "/" not in token[:1])
+    return any(_is_random(token) for token in _TOKEN.findall(value))
 
 
 def _is_random(token: str) -> bool:
     """Whether a word looks as if dice had made it."""
     if not (any(char.isdigit() for char in token) and any(char.isalpha() for char in token)):
         return False
-    if token.count("/") > 1 or token.count(".") > 2 or token.count("-") > 3:
-        return False  # a path, a host name or version, a name of many words or a UUID
+    kinds = [char.isdigit() * 2 + char.isupper() for char in token if char.isalnum()]
+    changes = sum(left != right for left, right in itertools.pairwise(kinds))
+    if changes < _TOKEN_CHANGES * len(token):
+        return False  # words, versions, paths
     counts = Counter(token)
     bits = -sum(n / len(token) * math.log2(n / len(token)) for n in counts.values())
     return bits >= _TOKEN_BITS

@@ -265,7 +265,7 @@ class Worker:
                 self._remark = f"{upper}: {error.strerror}"
         if self._request.host_mounts:
             return trees
-        for mount in mounts:
+        for mount in {mount.target: mount for mount in mounts}.values():  # the uppermost of each
             if mount.kind == "tmpfs" and mount.writable and _is_for_files(mount.target):
                 with contextlib.suppress(OSError):  # covered by a later mount, or gone
                     place = f"{self._proc}/{self._request.init}/root{mount.target}"

@@ -1,4 +1,4 @@
-"""Packs of evidence: what is in one, what is wrong with one, and what a quota and a full disk do."""
+"""Packs of evidence: what is in one, what is wrong with one, what quotas and a full disk do."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ class FullDisk(io.FileIO):
 
     room = 1 << 62
 
-    def write(self, data: object) -> int:  # type: ignore[override]
+    def write(self, data: object) -> int:
         """As a full disk does it: a part, then nothing."""
         assert isinstance(data, memoryview)
         fits = min(len(data), self.room - self.tell())

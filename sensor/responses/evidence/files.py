@@ -21,7 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from sensor.paths import is_protected
-from sensor.responses.evidence.pack import Member, PackFullError, Part, TarWriter, member_name
+from sensor.responses.evidence.pack import (
+    DiskFullError,
+    Member,
+    PackFullError,
+    Part,
+    TarWriter,
+    member_name,
+)
 
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS = 0x01, 0x02, 0x04
@@ -398,7 +405,7 @@ class Contents:
         self._limits = limits
         self._deadline = deadline
         self._kept = self._number = 0
-        self._full = ""  # why no contents are kept any more
+        self._full: PackFullError | None = None  # why no contents are kept any more
 
     def take(self, trees: Sequence[Tree], entries: Sequence[Entry], part: Part) -> None:
         """Hash the files among the entries, the most urgent first."""
@@ -428,7 +435,8 @@ class Contents:
         part.counts["hashed"] = hashed
         part.counts["contents"] = self._number
         if left_out:
-            part.limited(
+            tell = part.lacks if isinstance(self._full, DiskFullError) else part.limited
+            tell(
                 f"contents of {left_out} files: larger than the limit, or no room left"
                 + (f" ({self._full})" if self._full else "")
             )
@@ -474,7 +482,7 @@ class Contents:
         try:
             member = self._writer.add(member_name("files", entry.path), content)
         except PackFullError as error:
-            self._full = str(error)
+            self._full = error
             return
         entry.member = member.name
         self._kept += len(content)

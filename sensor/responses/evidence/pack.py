@@ -39,6 +39,10 @@ class PackFullError(Exception):
     """A member does not fit into the pack any more; it is as it was before."""
 
 
+class DiskFullError(PackFullError):
+    """The disk has no room for a member."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One file of a pack; ``end`` is where the next one begins in the tar."""
@@ -151,7 +155,7 @@ class TarWriter:
                 view = view[self._file.write(view) :]
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise PackFullError("no space left on the disk") from error
+                raise DiskFullError("no space left on the disk") from error
             raise
 
 

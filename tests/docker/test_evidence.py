@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import signal
@@ -18,7 +19,7 @@ import pytest
 
 from sensor.containers.cgroups import find_hierarchy
 from sensor.containers.docker import DockerRuntime
-from sensor.responses.evidence.collect import Collector
+from sensor.responses.evidence.collect import Collector, Pack
 from sensor.responses.evidence.pack import read_manifest, verify
 from sensor.responses.evidence.store import EvidenceStore
 from tests.docker import images
@@ -30,6 +31,7 @@ from tests.waiting import wait_for
 SECRET = "hunter2-" + "q7Zp2LxV9mKt4RwB8nYc"
 # Nothing of the image's own does any of this.
 INTRUDER = """
+mkdir /opt
 cp /bin/busybox /opt/busybox-drop
 /opt/busybox-drop sleep 1000 &
 cp /bin/busybox /var/busybox-ghost
@@ -160,7 +162,7 @@ def test_what_an_intruder_left_is_found_and_no_secret(
     assert rows(found["mounts.jsonl"])
     assert any("pids.max" in files for files in json.loads(found["cgroup.json"]).values())
     assert found["model.rote"]
-    with tarfile.open(fileobj=_file(tmp_path, found["filesystem.tar"])) as archive:
+    with tarfile.open(fileobj=io.BytesIO(found["filesystem.tar"])) as archive:
         assert "opt/busybox-drop" in archive.getnames()
 
     page = rote("evidence", "show", pack["id"])
@@ -187,13 +189,9 @@ def images_busybox(container: Running) -> bytes:
     return Path(f"/proc/{container.pid}/root/bin/busybox").read_bytes()
 
 
-def _file(place: Path, data: bytes) -> Any:
-    path = place / "inner.tar"
-    path.write_bytes(data)
-    return path.open("rb")
-
-
-async def taken(url: str, container: Running, place: Path, **options: Any) -> tuple[Path, Any]:
+async def taken(
+    url: str, container: Running, place: Path, store: EvidenceStore | None = None
+) -> tuple[Path, Pack]:
     """A pack, taken in this very process, of a container of the tests; its file and itself."""
     runtime = DockerRuntime(url)
     try:
@@ -201,10 +199,11 @@ async def taken(url: str, container: Running, place: Path, **options: Any) -> tu
         pid = container.pid
         path = hierarchy.path_of_pid(pid)
         assert path is not None
-        known = options.pop("known", None) or await runtime.inspect(container.id)
+        known = await runtime.inspect(container.id)
+        assert known is not None
         known = replace(known, cgroup_path=path)
-        store = options.pop("store", None) or EvidenceStore(place / "evidence")
-        pack = await Collector(store, lambda _: runtime, **options).collect(known, reason="a test")
+        store = store or EvidenceStore(place / "evidence")
+        pack = await Collector(store, lambda _: runtime).collect(known, reason="a test")
     finally:
         await runtime.close()
     return store.path(pack.id), pack
@@ -265,9 +264,21 @@ async def test_a_container_that_is_gone_half_way_gives_a_partial_pack(
     assert any(line.startswith("file system: ") for line in pack.missing)
 
 
+class SecondEngine(PrivateEngine):
+    """An Engine beside the session's, which must go on answering: no bridge, cgroups of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "none"
+        self.cgroup += "-second"
+
+    def _add_bridge(self) -> None:
+        """Containers without a network are enough."""
+
+
 async def test_an_engine_that_hangs_costs_the_inspections_only(tmp_path: Path) -> None:
     """Its daemon is stopped where it stands; processes and files need nobody's answer."""
-    engine = PrivateEngine()
+    engine = SecondEngine()
     try:
         engine.start()
         docker = Docker(engine.url)

@@ -62,6 +62,9 @@ class Settings:
     cluster: str = ""  # that this host belongs to, for the scopes of rules
     on_error: str = "deny"  # under prevention, what cannot be judged
     block_grace_seconds: float = 0.0  # how long a blocked container may take to end by itself
+    evidence_quota: int = 2 << 30  # bytes of all packs of evidence
+    evidence_pack_max: int = 256 << 20  # bytes of one
+    evidence_seconds: float = 30.0  # how long taking one may take; a container stands still then
     canary_seconds: float = 60.0  # between two tries of what must be refused; 0: never
     ring_size: int = 8 << 20
     runtimes: tuple[str, ...] = ("auto",)
@@ -82,6 +85,11 @@ class Settings:
             )
         if self.on_error not in ON_ERROR:
             raise UsageError(f"on error {self.on_error!r}: expected one of {', '.join(ON_ERROR)}")
+        if not 1 << 20 <= self.evidence_pack_max <= min(self.evidence_quota, 8 << 30):
+            raise UsageError(
+                f"evidence pack {self.evidence_pack_max}: expected 1M to 8G, and no more than the "
+                f"quota of {self.evidence_quota} bytes"
+            )
         size = self.ring_size
         if size & (size - 1) or not _RING_MIN <= size <= _RING_MAX:
             raise UsageError(f"ring size {size}: expected a power of two from 64K to 1G")
@@ -105,6 +113,11 @@ class Settings:
     def blocked_db(self) -> Path:
         """The store of containers that are blocked or in quarantine."""
         return self.state_dir / "blocked.db"
+
+    @property
+    def evidence_dir(self) -> Path:
+        """Where packs of evidence are."""
+        return self.state_dir / "evidence"
 
     @property
     def audits_db(self) -> Path:

@@ -20,7 +20,6 @@ from typing import TextIO
 
 import orjson
 
-from sensor.audits.audit import Audit, Guarantee
 from sensor.audits.head import HeadKeeper
 from sensor.audits.store import AuditStore
 from sensor.channels.channel import Channel, Channels
@@ -28,13 +27,11 @@ from sensor.channels.journal import JournalChannel
 from sensor.channels.outbox import Outbox
 from sensor.channels.terminal import TerminalChannel
 from sensor.config import Settings
-from sensor.containers import cgroups
-from sensor.containers.container import Container
 from sensor.containers.docker import DockerRuntime
 from sensor.containers.podman import podman_runtime
-from sensor.containers.registry import ContainerChange, Registry
-from sensor.containers.runtime import Control, Runtime
-from sensor.control.blocking import block_handlers, finder
+from sensor.containers.registry import Registry
+from sensor.containers.runtime import Runtime
+from sensor.control.blocking import finder
 from sensor.control.channels import channel_handlers
 from sensor.control.handlers import Handlers
 from sensor.control.rule_handlers import rule_handlers
@@ -47,15 +44,11 @@ from sensor.models.registry import ModelRegistry
 from sensor.models.store import ModelStore
 from sensor.pipeline import Pipeline
 from sensor.reload import Reloader
-from sensor.responses.block import Blocker
-from sensor.responses.freezer import Freezer
-from sensor.responses.quarantine import Quarantine
-from sensor.responses.records import RecordStore
+from sensor.responders import Responders
 from sensor.responses.sessions import Sessions
 from sensor.rules.hits import Hits
 from sensor.rules.keeper import RuleKeeper
 from sensor.rules.policy import Policy
-from sensor.rules.rule import Rule
 from sensor.rules.scope import Where
 
 _log = logging.getLogger("rote.daemon")
@@ -94,7 +87,6 @@ class Daemon:
         self.started = asyncio.Event()
         self.pipeline: Pipeline | None = None  # once it runs
         self._reloader: Reloader | None = None
-        self._told: Channels | None = None
 
     async def run(self) -> None:
         """Run until told to stop.
@@ -116,7 +108,7 @@ class Daemon:
             kernel = self._open_kernel(settings)
             stack.callback(kernel.close)
             outbox = Outbox(settings.channels_db, settings.audits_db, settings.channels_dir)
-            channels = self._told = Channels(self._channels(), outbox)
+            channels = Channels(self._channels(), outbox)
             pipeline = Pipeline(
                 kernel,
                 models,
@@ -127,43 +119,30 @@ class Daemon:
                 keep_audits=settings.audit_keep,
             )
             found = runtimes(settings)
-            blocker, quarantine = _responses(settings, kernel, pipeline, found, stack)
-
-            def on_change(change: ContainerChange) -> None:
-                pipeline.on_container(change)
-                # Changed: the first process of a container that was added while it was being
-                # started, say.
-                if change.kind in ("added", "unresolved", "changed"):
-                    blocker.started(change.container)
-                    quarantine.started(change.container)
-
-            registry = Registry(found, settings.watches, on_change)
+            responders = Responders(settings, pipeline, found, stack)
+            registry = Registry(found, settings.watches, responders.on_container)
             pipeline.registry = registry
-            pipeline.on_cgroup = blocker.cgroup_created
             pipeline.hits = Hits(settings.state_dir / "rule-hits.json")
             pipeline.sessions = Sessions(time.time, settings.state_dir / "sessions.json")
-            reloader = self._reloader = Reloader(keeper, pipeline)
+            reloader = self._reloader = Reloader(keeper, pipeline, channels)
             self.pipeline = pipeline
             handlers = Handlers(pipeline, _shown(settings), self.stop)
             verbs = {
                 **handlers.table(),
                 **rule_handlers(pipeline, keeper, reloader.reload),
-                **block_handlers(
-                    blocker, quarantine, finder(registry.containers, registry.inspect)
-                ),
+                **responders.verbs(finder(registry.containers, registry.inspect)),
                 **channel_handlers(channels),
             }
             server = ControlServer(settings.socket, verbs)
             await server.start()
-            await blocker.resume()
+            await responders.blocker.resume()
             channels.start()
             self._banner(pipeline)
             try:
                 await self._loop(pipeline, registry, heads)
             finally:
                 await server.stop()
-                await blocker.close()
-                await quarantine.close()
+                await responders.close()
                 await registry.close()
                 pipeline.drain()
                 pipeline.flush()
@@ -174,9 +153,7 @@ class Daemon:
     def reload(self) -> None:
         """Read rules and channels again; what is bad is said, and what held before holds on."""
         if self._reloader is not None:
-            self._reloader.reload_quietly()
-        if self._told is not None:
-            self._told.reload_soon()
+            self._reloader.reload_soon()
 
     def stop(self) -> None:
         """Let ``run`` end."""
@@ -317,74 +294,6 @@ def _base_policy(settings: Settings) -> Policy:
         allow_on_error=settings.on_error == "allow",
         where=Where(platform.node(), settings.cluster),
     )
-
-
-def _responses(
-    settings: Settings,
-    kernel: Kernel,
-    pipeline: Pipeline,
-    found: list[Runtime],
-    stack: contextlib.ExitStack,
-) -> tuple[Blocker, Quarantine]:
-    """What takes containers out of service."""
-    controls = {runtime.name: runtime for runtime in found if isinstance(runtime, Control)}
-
-    def strays(container: Container) -> list[int]:
-        if not container.cgroup_id or cgroups.shares_host_mounts(container.pid):
-            return []
-        # The stamp alone would do, were it not that a wrong one kills somebody else's process.
-        return [
-            process.pid
-            for process in kernel.processes()
-            if process.cgroup_id == container.cgroup_id
-            and cgroups.share_mounts(process.pid, container.pid)
-        ]
-
-    store = RecordStore(settings.blocked_db)
-    stack.callback(store.close)
-    freezer = Freezer(strays=strays)
-    guarantee = Guarantee(kernel.attachment.guarantee)
-    blocker = Blocker(
-        store,
-        freezer,
-        lambda container: controls.get(container.runtime),
-        pipeline.record,
-        guarantee=guarantee,
-        grace_seconds=settings.block_grace_seconds,
-    )
-    quarantine = Quarantine(
-        store, freezer, pipeline.record, refusal=blocker.refusal, guarantee=guarantee
-    )
-    _connect(pipeline, blocker, quarantine)
-    return blocker, quarantine
-
-
-def _connect(pipeline: Pipeline, blocker: Blocker, quarantine: Quarantine) -> None:
-    """Let violations lead to responses, and the kernel know of what they did."""
-
-    def protected(container: Container) -> str:
-        rule = pipeline.policy.rule(container)
-        return f"rule {rule.name} protects it" if rule.protected else ""
-
-    def on_block(container: Container, rule: Rule, audit: Audit) -> None:
-        if rule.quarantine:
-            quarantine.violation(container, audit, rule.name)
-        else:
-            blocker.violation(container, audit, rule.name, grace_seconds=rule.grace_seconds)
-
-    def on_change(container_id: str, _held: bool) -> None:
-        pipeline.apply_to(container_id)
-        for blocked in blocker.records():
-            if blocked.id == container_id:
-                pipeline.expect_again(blocked.container)
-
-    blocker.protected = protected
-    blocker.on_change = on_change
-    pipeline.is_blocked = blocker.is_blocked
-    pipeline.on_block = on_block
-    for blocked in blocker.records():
-        if blocker.is_blocked(blocked.id):
-            pipeline.expect_again(blocked.container)
 
 
 def runtimes(settings: Settings) -> list[Runtime]:

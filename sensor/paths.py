@@ -288,6 +288,7 @@ _PROTECTED_TREES = (
     "/etc/update-motd.d", "/etc/alternatives", "/etc/udev", "/etc/modprobe.d", "/etc/binfmt.d",
     "/proc/sys", "/sys",
 )  # fmt: skip
+_BELOW_PROTECTED = tuple(tree + "/" for tree in _PROTECTED_TREES)
 _PROTECTED_FILES = (
     "/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/sudoers", "/etc/subuid",
     "/etc/subgid", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.cache", "/etc/crontab",
@@ -308,7 +309,7 @@ def is_protected(path: str) -> bool:
     """
     if path in _PROTECTED_FILES or path.endswith(_PROTECTED_SUFFIXES) or ".so." in path:
         return True
-    if any(path == tree or path.startswith(tree + "/") for tree in _PROTECTED_TREES):
+    if path in _PROTECTED_TREES or path.startswith(_BELOW_PROTECTED):
         return True
     parts = path.split("/")
     if "authorized_keys" in parts[-1] or ".ssh" in parts:

@@ -36,6 +36,7 @@ from sensor.kernel.port import (
 from sensor.models.model import Judgement, Model, ModelState
 from sensor.models.registry import ModelRegistry
 from sensor.responses.digests import Digests
+from sensor.responses.evidence.recorder import FlightRecorder
 from sensor.responses.knowledge import Knowledge
 from sensor.responses.prevent import Leftover, Prevention
 from sensor.responses.proof import Attempt, prove
@@ -126,6 +127,7 @@ class Pipeline:
         self.statistics = Statistics()
         self.registry: Registry | None = None
         self.on_cgroup: Callable[[int, str], object] = lambda _id, _path: None  # one was made
+        self.recorder: FlightRecorder | None = None
         self._knowledge = Knowledge(kernel)
         self.prevention = Prevention(kernel, self._knowledge, policy or Policy(), write_probe)
         self._expected: dict[str, Container] = {}  # created, not started
@@ -133,10 +135,8 @@ class Pipeline:
         self._digests = Digests()
         self.hits = Hits()
         self.sessions = Sessions(clock)
-        # What else listens: responses, and the flight recorder.
+        # What responses are to be told, and may tell.
         self.on_block: Callable[[Container, Rule, Audit], None] = lambda *_: None
-        self.on_event: Callable[[Event], None] = lambda _: None
-        self.on_gone: Callable[[Container], None] = lambda _: None
         self.is_blocked: Callable[[str], bool] = lambda _: False
         self.failed_proofs: list[Attempt] = []
         self.proved_at = 0.0  # when it was last tried whether the kernel refuses; 0: never
@@ -177,11 +177,12 @@ class Pipeline:
     def _take(self, event: Event, watched: Watched) -> None:
         """One event of a known container: known, to be learned, or to be audited."""
         model = watched.model
+        if self.recorder is not None:
+            self.recorder.note(event)
         if event.kind is EventKind.EXEC:
             self.statistics.executions += 1
         else:
             self.statistics.changes += 1
-        self.on_event(event)
         ruling = rule_on(event, model, watched.rule, self._digests.of_event)
         if ruling.known:
             if not event.flags & EventFlag.REPORTED:
@@ -329,6 +330,10 @@ class Pipeline:
                 watched.container = change.container
         else:
             self._watch(change)
+        if self.recorder is not None and change.cgroup_id:
+            self.recorder.state(change.cgroup_id, f"container {change.kind}")
+            if change.kind == "removed":
+                self.recorder.gone(change.cgroup_id)
         self._deliver()
 
     def _watch(self, change: ContainerChange) -> None:
@@ -485,7 +490,6 @@ class Pipeline:
             self.models.detach(watched.container.id)
             self.prevention.forget(cgroup_id)
             self._expect(watched.container)  # it may be started again
-            self.on_gone(watched.container)
             _log.info("%s is gone", watched.container.name or watched.container.short_id)
 
     def tick(self) -> None:
@@ -530,6 +534,8 @@ class Pipeline:
         for watched in self._watched.values():
             if watched.model.id == model.id:
                 watched.model = model
+                if self.recorder is not None:
+                    self.recorder.state(watched.container.cgroup_id, f"model {model.state}")
                 self._apply(watched)
         for container in list(self._expected.values()):
             if container.model_id == model.id:

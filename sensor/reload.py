@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Any
 
 from sensor.audits.audit import AuditType, Guarantee, Severity
 from sensor.audits.record import self_audit
+from sensor.channels.channel import Channels
 from sensor.containers.container import Container
-from sensor.errors import BadInputError
+from sensor.errors import BadInputError, RoteError
 from sensor.pipeline import Pipeline
-from sensor.rules.keeper import RuleKeeper
+from sensor.rules.keeper import RuleKeeper, signature
 
 _log = logging.getLogger("rote.reload")
 _LOOK_SECONDS = 2.0
@@ -19,26 +21,31 @@ _HOST = Container(id="", runtime="", name="rote")
 
 
 class Reloader:
-    """Lets new rules hold, all of them or none.
+    """Lets new rules and channels hold, all of a kind or none.
 
     Args:
         keeper: of the rules.
         pipeline: where they are to hold.
+        channels: that are to be read again as well.
     """
 
-    def __init__(self, keeper: RuleKeeper, pipeline: Pipeline) -> None:
+    def __init__(self, keeper: RuleKeeper, pipeline: Pipeline, channels: Channels) -> None:
         self._keeper = keeper
         self._pipeline = pipeline
+        self._channels = channels
         self._next_look = 0.0
+        self._channels_seen = self._channel_files()
+        self._later: asyncio.Task[None] | None = None
 
-    def reload(self) -> dict[str, Any]:
+    async def reload(self) -> dict[str, Any]:
         """Read everything again.
 
         Returns:
             How many rules and channels hold now.
 
         Raises:
-            BadInputError: a file is bad; what held before holds on.
+            BadInputError: a file is bad; what held before holds on. Bad rules keep good channels
+                from being read, not the other way round.
         """
         before = self._pipeline.policy
         rules = self._keeper.reload()
@@ -46,16 +53,27 @@ class Reloader:
         if policy != before:
             self._pipeline.set_policy(policy)
             self._tell([rule.name for rule in policy.rules])
-        return {"rules": len(rules.rules) + len(rules.image_rules), "channels": 0}
+        self._channels_seen = self._channel_files()
+        await self._channels.reload()
+        return {
+            "rules": len(rules.rules) + len(rules.image_rules),
+            "channels": self._channels.count,
+        }
 
-    def reload_quietly(self) -> None:
-        """The same for who cannot be answered: the log has what is bad."""
-        try:
-            found = self.reload()
-        except BadInputError as error:
-            _log.error("%s; the rules that held before hold on", error)
-        else:
-            _log.info("%d rules hold", found["rules"])
+    def reload_soon(self) -> None:
+        """The same for who cannot be answered: the log has what is bad. Needs the loop."""
+
+        async def quietly() -> None:
+            try:
+                found = await self.reload()
+            except BadInputError as error:
+                _log.error("%s; what held before holds on", error)
+            except RoteError as error:
+                _log.error("%s", error)
+            else:
+                _log.info("%d rules and %d channels hold", found["rules"], found["channels"])
+
+        self._later = asyncio.create_task(quietly(), name="reload")
 
     def tick(self) -> None:
         """Look every other second whether files changed."""
@@ -63,8 +81,12 @@ class Reloader:
         if now < self._next_look:
             return
         self._next_look = now + _LOOK_SECONDS
-        if self._keeper.changed():
-            self.reload_quietly()
+        if self._keeper.changed() or self._channel_files() != self._channels_seen:
+            self.reload_soon()
+
+    def _channel_files(self) -> object:
+        outbox = self._channels.outbox
+        return signature(outbox.directory) if outbox is not None else ()
 
     def _tell(self, names: list[str]) -> None:
         audit = self_audit(

@@ -77,10 +77,10 @@ class Channels:
         """Read the channel files anew; see ``Outbox.reload``."""
         return await self.outbox.reload() if self.outbox is not None else {}
 
-    def reload_soon(self) -> None:
-        """The same for who cannot be answered; the log says what became of it."""
-        if self.outbox is not None:
-            self.outbox.reload_soon()
+    @property
+    def count(self) -> int:
+        """How many channels there are."""
+        return len(self.status())
 
     async def test(self, name: str = "") -> list[dict[str, Any]]:
         """Send a test message; see ``Outbox.test``."""

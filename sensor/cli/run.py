@@ -88,6 +88,27 @@ class _Watch(click.ParamType[str]):
     "stands.",
 )
 @click.option(
+    "--evidence-quota",
+    type=_Size(),
+    default="2G",
+    show_default=True,
+    help="Disk space of all packs of evidence; the oldest go first.",
+)
+@click.option(
+    "--evidence-pack",
+    type=_Size(),
+    default="256M",
+    show_default=True,
+    help="Disk space of one pack of evidence.",
+)
+@click.option(
+    "--evidence-time",
+    type=Duration(),
+    default="30s",
+    show_default=True,
+    help="How long taking evidence may take before a container is stopped.",
+)
+@click.option(
     "--canary",
     type=Duration(),
     default="60s",
@@ -222,6 +243,9 @@ def run(context: Any, /, **options: Any) -> None:
             cluster=options["cluster"],
             on_error=options["on_error"],
             block_grace_seconds=options["block_grace"],
+            evidence_quota=options["evidence_quota"],
+            evidence_pack_max=options["evidence_pack"],
+            evidence_seconds=options["evidence_time"],
             canary_seconds=options["canary"],
             ring_size=options["ring_size"],
             runtimes=tuple(options["runtimes"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from sensor.rules.replay import replay
 
 
 def rule_handlers(
-    pipeline: Pipeline, keeper: RuleKeeper, reload_all: Callable[[], dict[str, Any]]
+    pipeline: Pipeline, keeper: RuleKeeper, reload_all: Callable[[], Awaitable[dict[str, Any]]]
 ) -> dict[str, Handler]:
     """Verb → handler.
 

@@ -12,7 +12,7 @@ from sensor.rules.policy import Policy
 from sensor.yamlfiles import list_yaml
 
 _log = logging.getLogger("rote.rules")
-_Signature = tuple[tuple[str, int, int, int], ...]
+Signature = tuple[tuple[str, int, int, int], ...]
 
 
 class RuleKeeper:
@@ -28,7 +28,7 @@ class RuleKeeper:
         self.rules = RuleSet()
         self.error = ""  # why the files as they are now do not hold; empty: they do
         self._base = base
-        self._seen: _Signature = ()
+        self._seen: Signature = ()
 
     @property
     def policy(self) -> Policy:
@@ -41,7 +41,7 @@ class RuleKeeper:
         Raises:
             BadInputError: one is bad; what held before holds on.
         """
-        self._seen = self._signature()
+        self._seen = signature(self.path)
         try:
             self.rules = read_rules(self.path)
         except BadInputError as error:
@@ -52,20 +52,24 @@ class RuleKeeper:
 
     def changed(self) -> bool:
         """Whether the files are others than when they were last read."""
-        return self._signature() != self._seen
+        return signature(self.path) != self._seen
 
-    def _signature(self) -> _Signature:
-        """Names, times and sizes: cheap enough for every other second."""
-        found = []
+
+def signature(path: Path) -> Signature:
+    """What tells a state of YAML files from another: names, times and sizes.
+
+    Cheap enough for every other second.
+    """
+    found = []
+    try:
+        files = list_yaml(path)
+    except BadInputError as error:
+        return ((str(error), 0, 0, 0),)
+    for file in files:
         try:
-            files = list_yaml(self.path)
-        except BadInputError as error:
-            return ((str(error), 0, 0, 0),)
-        for file in files:
-            try:
-                status = file.stat()
-            except OSError as error:
-                found.append((str(file), -(error.errno or 0), 0, 0))
-            else:
-                found.append((str(file), status.st_mtime_ns, status.st_size, status.st_ino))
-        return tuple(found)
+            status = file.stat()
+        except OSError as error:
+            found.append((str(file), -(error.errno or 0), 0, 0))
+        else:
+            found.append((str(file), status.st_mtime_ns, status.st_size, status.st_ino))
+    return tuple(found)

@@ -433,10 +433,12 @@ async def test_a_reload_that_nobody_waits_for(host: Host, caplog: pytest.LogCapt
     """For a signal: right files hold, wrong ones are said; neither ends the daemon."""
     async with running(host) as channels:
         host.write("- {name: ops, type: nonsense}")
-        channels.reload_soon()
+        assert channels.outbox is not None
+        channels.outbox.reload_soon()
         await until(lambda: host.outbox and host.outbox.error, "the complaint")
         host.write("- {name: new, type: journald}")
-        channels.reload_soon()
+        assert channels.outbox is not None
+        channels.outbox.reload_soon()
         await until(lambda: "new" in host.sinks, "the new one")
         assert host.outbox is not None
         assert host.outbox.error == ""

@@ -1,0 +1,88 @@
+"""What the verbs on the control socket do that take and keep evidence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+from sensor.containers.container import Container
+from sensor.control.server import Handler
+from sensor.errors import UsageError
+from sensor.responses.evidence.collect import Collector
+from sensor.responses.evidence.store import IndexEntry
+
+# Finds what a person may mean: a name, an id or the beginning of one.
+Find = Callable[[str], Awaitable[list[Container]]]
+_BEAT_SECONDS = 1.0
+
+
+def evidence_handlers(collector: Collector, find: Find) -> dict[str, Handler]:
+    """Verb → handler.
+
+    Args:
+        collector: takes evidence, and knows the store.
+        find: containers of this host by what a person typed.
+    """
+    store = collector.store
+
+    async def collect(args: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Steps as they are taken, ``{"step": …}``, then ``{"pack": …}``."""
+        container = _one_of(await find(str(args.get("name", ""))), str(args.get("name", "")))
+        steps: asyncio.Queue[str] = asyncio.Queue()
+        task = asyncio.create_task(
+            collector.collect(
+                container,
+                reason=str(args.get("reason") or "on request"),
+                filesystem=bool(args.get("filesystem")),
+                say=steps.put_nowait,
+            )
+        )
+        try:
+            while not task.done():
+                step = asyncio.create_task(steps.get())
+                await asyncio.wait(
+                    {task, step}, timeout=_BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                if step.done():
+                    yield {"step": step.result()}
+                else:
+                    step.cancel()
+                    yield {}  # notices a reader that has gone
+            yield {"pack": asdict(await task)}
+        finally:
+            task.cancel()  # of no effect when it is done
+
+    def shown(args: dict[str, Any]) -> dict[str, Any]:
+        entry = store.get(str(args.get("id", "")))
+        return {**_row(entry), "path": str(store.path(entry.id))}
+
+    def prune(args: dict[str, Any]) -> list[dict[str, Any]]:
+        removed = store.prune(
+            () if args.get("force") else collector.kept(),
+            newest=args.get("newest"),
+            before=args.get("before"),
+        )
+        return [_row(entry) for entry in removed]
+
+    return {
+        "evidence.list": lambda _: [_row(entry) for entry in store.entries()],
+        "evidence.show": shown,
+        "evidence.place": lambda _: str(store.directory),
+        "evidence.collect": collect,
+        "evidence.prune": prune,
+    }
+
+
+def _one_of(found: list[Container], name: str) -> Container:
+    if not found:
+        raise UsageError(f"container {name!r}: there is none; see: rote containers")
+    if len(found) > 1:
+        names = ", ".join(sorted(container.short_id for container in found))
+        raise UsageError(f"container {name!r}: {len(found)} match: {names}; give more of the id")
+    return found[0]
+
+
+def _row(entry: IndexEntry) -> dict[str, Any]:
+    return {**asdict(entry), "audits": list(entry.audits), "missing": list(entry.missing)}

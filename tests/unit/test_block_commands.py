@@ -12,7 +12,7 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 
-from sensor.cli.main import Context, rote
+from sensor.cli import main
 from sensor.containers.container import Container
 from sensor.control.blocking import block_handlers, finder
 from sensor.control.server import Handler
@@ -65,12 +65,12 @@ class Desk:
 
     def rote(self, *arguments: str) -> Result:
         """Run a command."""
-        return CliRunner().invoke(
-            rote.commands[arguments[0]], list(arguments[1:]), obj=_Context(self)
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(main, "Context", lambda *_: _Context(self))
+            return CliRunner().invoke(main.rote, list(arguments))
 
 
-class _Context(Context):
+class _Context(main.Context):
     def __init__(self, desk: Desk) -> None:
         super().__init__(Path(), Path(), debug=False)
         self._desk = desk

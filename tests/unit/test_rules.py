@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import orjson
 import pytest
 import yaml
 
@@ -477,3 +478,19 @@ def test_a_script_is_denied_by_its_path(tmp_path: Path) -> None:
     assert rule.fingerprint
     assert Program("/a", "b") != Program("/a")
     assert IMAGE.reference == "shop/web:1.2"
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_documentation_is_current(tmp_path: Path) -> None:
+    """The published schema is what is checked by; the example is a good file."""
+    published = orjson.loads((ROOT / "docs/rules.schema.json").read_bytes())
+    assert published == orjson.loads(orjson.dumps(json_schema())), "run scripts/gen-docs"
+    page = (ROOT / "docs/rules.md").read_text()
+    example = page.split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "example.yaml").write_text(example)
+    (rule,) = read_rules(tmp_path).rules
+    assert rule.action(Detection.MEMORY_PROGRAM) is Action.BLOCK
+    for detection in Detection:
+        assert not detection or f"`{detection.name.lower()}`" in page

@@ -518,6 +518,7 @@ def _processes() -> Iterable[Attack]:
             name, "processes", technique, (), source=source,
             tracepoint="kill" if technique.endswith(("_file", "own_memory")) else "miss",
             refused_inside=technique == "t_traceme",
+            impossible="kernels that let nobody write so (7.x)" if "own" in technique else "",
         )  # fmt: skip
 
 

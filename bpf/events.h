@@ -60,6 +60,31 @@ enum rote_operation_class {
 	OPERATION_CLASS_LOAD_CODE = 512,
 };
 
+/* Beside the classes, of rules only: what matches may be executed; it may, and is told. */
+enum rote_rule_class {
+	RULE_CLASS_EXEC = 1024,
+	RULE_CLASS_EXEC_REPORT = 2048,
+	RULE_CLASS_EXEC_ADDED = 4096, /* with either: also what was written at run time */
+};
+
+/*
+ * What kind of deviation a novelty is; a rule has an action for each. Bits of container.prevent
+ * and container.ignored. The same choice is made by sensor/rules/detection.py.
+ */
+enum rote_detection {
+	DETECTION_NONE = 0,
+	DETECTION_UNKNOWN_PROGRAM = 1,
+	DETECTION_UNKNOWN_PARENT = 2,
+	DETECTION_CHANGED_PROGRAM = 3,
+	DETECTION_MEMORY_PROGRAM = 4,
+	DETECTION_SETUID_PROGRAM = 5,
+	DETECTION_DENIED_PROGRAM = 6,
+	DETECTION_EXEC_SESSION = 7,
+	DETECTION_UNKNOWN_WRITE = 8,
+	DETECTION_PROTECTED_WRITE = 9,
+	DETECTION_DENIED_PATH = 10,
+};
+
 enum rote_origin {
 	ORIGIN_UNKNOWN = 0,
 	ORIGIN_IMAGE = 1,
@@ -101,6 +126,7 @@ enum rote_event_flag {
 	EVENT_FLAG_ON_ERROR = 2048, /* refused although known; set by user space, as are the next */
 	EVENT_FLAG_LEFTOVER = 4096,
 	EVENT_FLAG_MAPPED = 8192,
+	EVENT_FLAG_REPORTED = 16384, /* EXEC: known, told because a rule looks at its arguments */
 };
 
 enum rote_label_kind {
@@ -108,6 +134,7 @@ enum rote_label_kind {
 	LABEL_KIND_CLASS = 1,
 	LABEL_KIND_ANY = 2,
 	LABEL_KIND_APPLET = 3,
+	LABEL_KIND_NAME = 4, /* from a model's root: a program's name, wherever it lies */
 };
 
 enum rote_node_flag {
@@ -122,8 +149,10 @@ enum rote_container_flag {
 	CONTAINER_FLAG_NO_SESSIONS = 2,
 	CONTAINER_FLAG_WATCHED = 4,
 	CONTAINER_FLAG_ALIAS = 8,
-	CONTAINER_FLAG_PREVENT = 16, /* what the model does not know is refused */
-	CONTAINER_FLAG_ERROR_ALLOW = 32, /* PREVENT: what cannot be judged is allowed */
+	CONTAINER_FLAG_ERROR_ALLOW = 32, /* what cannot be judged is allowed, whatever is refused */
+	CONTAINER_FLAG_RULES = 64, /* its model has entries of rules about programs */
+	CONTAINER_FLAG_SESSIONS =
+		128, /* sessions may do anything for now; it is told all the same */
 };
 
 /* How the tracepoint attachment reads one system call. */
@@ -142,8 +171,11 @@ enum rote_node {
 	NODE_NONE = 0,
 	NODE_PROGRAMS = 1, /* root of the trie of program paths */
 	NODE_RUNTIME = 2, /* "program": the container runtime, outside the container */
+	NODE_ANY = 3, /* "program": whichever acts */
 	NODE_FIRST = 16, /* the first number for a path */
+	NODE_PROTECTED = 4, /* "program": no grant, but the mark of a protected place */
 	NODE_MODEL_ROOT = 1073741824, /* + model number: root of that model's written paths */
+	NODE_DENIED = 2147483648, /* | program: no grant, but the mark of a rule that denies */
 };
 
 enum rote_text_segment {
@@ -223,7 +255,7 @@ struct rote_event {
 	u32 open_flags;
 	u32 program_node; /* EXEC: of the caller; FILE: of the acting program; 0 unknown */
 	s32 error;
-	u32 pad;
+	u32 detection;
 	u32 text_end[8]; /* where each segment ends, counted from the end of this struct */
 };
 
@@ -244,6 +276,8 @@ struct rote_container {
 	u32 model; /* 0: none yet, everything is novel */
 	u32 flags;
 	u32 init_pid; /* first process; 0: none yet */
+	u32 prevent; /* bit of each detection that is refused */
+	u32 ignored; /* bit of each detection that is not told */
 	u32 pad;
 };
 
@@ -255,6 +289,8 @@ struct rote_container_id {
 struct rote_expected {
 	u32 model;
 	u32 flags;
+	u32 prevent;
+	u32 ignored;
 };
 
 struct rote_counters {
@@ -291,6 +327,7 @@ struct rote_edge {
 enum rote_exec_value {
 	EXEC_KNOWN = 1,
 	EXEC_APPLET = 2, /* a multi-call program: known by the applets it may act as */
+	EXEC_REPORT = 3, /* known, but told: a rule looks at the arguments */
 };
 
 struct rote_exec_key {
@@ -382,7 +419,7 @@ struct rote_selftest {
 _Static_assert(sizeof(struct rote_event_header) == 24, "event_header");
 _Static_assert(sizeof(struct rote_event) == 168, "event");
 _Static_assert(sizeof(struct rote_task_stamp) == 24, "task_stamp");
-_Static_assert(sizeof(struct rote_container) == 48, "container");
+_Static_assert(sizeof(struct rote_container) == 56, "container");
 _Static_assert(sizeof(struct rote_counters) == 104, "counters");
 _Static_assert(sizeof(struct rote_edge_key) == 264, "edge_key");
 _Static_assert(sizeof(struct rote_short_edge_key) == 32, "short_edge_key");

@@ -38,6 +38,7 @@ static __always_inline struct rote_edge *applet_edge(struct rote_scratch *s, u32
 					 &s->name.name[start & (NAME_SIZE - 1)]);
 	s->key.parent = program;
 	s->key.kind = LABEL_KIND_APPLET;
+	s->applet_length = size > 0 ? size - 1 : 0;
 	return edge_find(&s->key, size > 0 ? size - 1 : 0);
 }
 
@@ -49,14 +50,13 @@ static __always_inline struct rote_edge *applet_edge(struct rote_scratch *s, u32
 static __always_inline u32 program_node(struct rote_scratch *s)
 {
 	u32 program = s->position ? NODE_NONE : s->node;
-	u64 mm = FIELD(struct task_struct, bpf_get_current_task(), mm);
 	u64 argument, end;
 	struct rote_edge *edge;
 
 	if (!program || !(s->node_flags & NODE_FLAG_MULTICALL))
 		return program;
-	argument = FIELD(struct mm_struct, mm, arg_start);
-	end = FIELD(struct mm_struct, mm, arg_end);
+	argument = arguments_start(s);
+	end = arguments_end(s);
 	for (u32 i = 0; i < 2; i++) {
 		long size;
 
@@ -79,9 +79,8 @@ static __always_inline u32 program_node(struct rote_scratch *s)
 static __always_inline u32 actor_of_newcomer(struct rote_scratch *s, struct rote_container *c,
 					     u32 pid)
 {
-	u64 mm = FIELD(struct task_struct, bpf_get_current_task(), mm);
-	u64 start = FIELD(struct mm_struct, mm, arg_start);
-	u64 size = FIELD(struct mm_struct, mm, arg_end) - start;
+	u64 start = arguments_start(s);
+	u64 size = arguments_end(s) - start;
 
 	if (c->flags & CONTAINER_FLAG_NO_SESSIONS)
 		return ACTOR_SERVICE;
@@ -130,6 +129,14 @@ static __always_inline u32 exec_known(struct rote_scratch *s, struct rote_contai
 		value = exec_value(&key);
 	}
 	return value;
+}
+
+/* enum rote_exec_value of a program whoever executes it, or 0. */
+static __always_inline u32 exec_elsewhere(struct rote_container *c, u32 program)
+{
+	struct rote_exec_key key = { .model = c->model, .parent = NODE_ANY, .program = program };
+
+	return program && c->model ? exec_value(&key) : 0;
 }
 
 /* A script: bprm holds its interpreter by now, so the script is judged by its name. */
@@ -235,6 +242,56 @@ static __always_inline void exec_note_file(struct rote_scratch *s, struct rote_c
 		s->event.flags |= EVENT_FLAG_SETUID;
 }
 
+#define ARGUMENTS_MAX 32
+
+/* The arguments of a new program lie at the top of its stack, one behind the other. */
+static __always_inline void arguments_find(struct rote_scratch *s, u64 bprm)
+{
+	u32 count = FIELD(struct linux_binprm, bprm, argc);
+
+	s->argv_start = FIELD(struct linux_binprm, bprm, p);
+	s->argv_end = s->argv_start;
+	for (u32 i = 0; i < ARGUMENTS_MAX; i++) {
+		FORGET();
+		long size;
+
+		if (i >= count)
+			return;
+		size = bpf_probe_read_user_str(s->text, ARGV_MAX, (void *)s->argv_end);
+		if (size <= 0 || size >= ARGV_MAX)
+			break;
+		s->argv_end += size;
+	}
+	s->event.flags |= EVENT_FLAG_ARGV_TRUNCATED;
+}
+
+/*
+ * An execution that the model does not know: what rules say of it, and else what kind of deviation
+ * it is. Returns enum rote_exec_value, and s->known.
+ */
+static __always_inline u32 exec_by_rules(struct rote_scratch *s, struct rote_container *c,
+					 u32 program)
+{
+	u32 length = s->applet_length;
+	u32 allowed = 0;
+	u32 value;
+
+	if (length && (c->flags & CONTAINER_FLAG_RULES) && c->model)
+		exec_name_marks(s, c, length, &allowed);
+	FORGET();
+	value = exec_by_rule(s, c);
+	if (!value && allowed && s->event.walk_end == WALK_END_ROOT &&
+	    s->event.detection != DETECTION_DENIED_PROGRAM)
+		value = allowed & RULE_CLASS_EXEC_REPORT ? EXEC_REPORT : EXEC_KNOWN;
+	/* What the service may do says nothing about who may come in. */
+	if (s->event.actor != ACTOR_SERVICE && s->event.program_node == NODE_RUNTIME)
+		value = 0;
+	s->known = value != 0;
+	if (!value)
+		exec_detect(s, exec_elsewhere(c, program) != 0);
+	return value;
+}
+
 /* By the tracepoint's argument its type is not known; the task runs that very file by now. */
 static __always_inline u64 executed_file(u64 bprm)
 {
@@ -245,15 +302,19 @@ static __always_inline u64 executed_file(u64 bprm)
 #endif
 }
 
-RAW_TRACEPOINT_PROBE(sched_process_exec)
+/*
+ * An execution that is complete: the task runs the new program, and has not begun. `bprm` is the
+ * kernel's record of it. What is refused is killed.
+ */
+static __always_inline int exec_complete(void *ctx, u64 bprm, const int stack_moves)
 {
-	u64 bprm = ctx->args[2];
 	u32 pid = bpf_get_current_pid_tgid() >> 32;
 	struct rote_task_stamp *stamp = stamp_of_current(pid);
 	struct rote_container *c = exec_container(stamp);
 	struct rote_task_stamp fresh = {};
 	struct rote_scratch *s;
 	u32 only_name = 0;
+	u32 value;
 
 	if (!c)
 		return 0;
@@ -264,6 +325,9 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 			bpf_send_signal(SIGKILL);
 		return 0;
 	}
+	if (stack_moves)
+		arguments_find(s, bprm);
+	FORGET();
 	s->event.operation = OPERATION_EXEC;
 	exec_note_caller(s, stamp);
 	if (!stamp)
@@ -277,7 +341,13 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	if (s->event.walk_end == WALK_END_ROOT)
 		fresh.program = program_node(s);
 	FORGET();
-	s->known = exec_known(s, c, fresh.program) == EXEC_KNOWN;
+	value = exec_known(s, c, fresh.program);
+	s->known = value == EXEC_KNOWN || value == EXEC_REPORT;
+	if (!s->known)
+		value = exec_by_rules(s, c, fresh.program);
+	if (value == EXEC_REPORT)
+		s->event.flags |= EVENT_FLAG_REPORTED;
+	FORGET();
 #if ATTACH == ATTACH_TRACEPOINT
 	u64 filename = FIELD(struct linux_binprm, bprm, filename);
 
@@ -295,24 +365,54 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 			bpf_send_signal(SIGKILL);
 	}
 	FORGET();
-	if (s->known) {
+	/* A script's name is judged in user space; its interpreter is known. */
+	if (!s->known && !only_name)
+		novelty_refuse(s, c, 0);
+	if (!only_name && !(s->event.flags & EVENT_FLAG_REPORTED) &&
+	    (s->known || novelty_ignored(s, c)))
 		COUNT(c->container, known);
-	} else {
-		/* A script's name is judged in user space; its interpreter is known. */
-		if (!only_name)
-			novelty_refuse(s, c, 0);
+	else
 		event_emit(ctx, s, c, EVENT_EXEC, 0);
-	}
 	scratch_give(s);
 	return 0;
 }
 
+#if HEAL && ATTACH == ATTACH_LSM
+/*
+ * bprm_committed_creds, since 4.17: the same moment, but for the stack, which is moved later. A
+ * program on a tracepoint can be skipped by a kernel that needs stamp_heal(), an LSM program not.
+ */
+HOOK(bprm_committed_creds, struct linux_binprm *bprm)
+{
+	return exec_complete(ctx, (u64)bprm, 1);
+}
+#else
+RAW_TRACEPOINT_PROBE(sched_process_exec)
+{
+	return exec_complete(ctx, ctx->args[2], 0);
+}
+#endif
+
 #if ATTACH != ATTACH_TRACEPOINT
+/*
+ * Whether it depends on the applet which kind of deviation this is, and on that what becomes of
+ * it: exec_complete() knows.
+ */
+static __always_inline int is_left_to_applet(struct rote_scratch *s, struct rote_container *c,
+					     u32 is_multicall)
+{
+	u32 both = 1U << DETECTION_UNKNOWN_PROGRAM | 1U << DETECTION_UNKNOWN_PARENT;
+
+	if (s->event.detection != DETECTION_UNKNOWN_PROGRAM &&
+	    s->event.detection != DETECTION_UNKNOWN_PARENT)
+		return 0;
+	return is_multicall && (c->prevent & both) != both;
+}
+
 /*
  * bprm_check_security, since 2.6: before anything of the caller is given up, once for a script and
  * again for its interpreter. Here an execution can be refused. What the arguments decide (the
- * applet, whether it is a health check) is not settled yet: sched_process_exec does that, and
- * kills.
+ * applet, whether it is a health check) is not settled yet: exec_complete() does that, and kills.
  */
 HOOK_EXEC(struct linux_binprm *bprm)
 {
@@ -320,7 +420,7 @@ HOOK_EXEC(struct linux_binprm *bprm)
 	struct rote_task_stamp *stamp = stamp_of_current(pid);
 	struct rote_container *c = exec_container(stamp);
 	struct rote_scratch *s;
-	u32 is_script, refused;
+	u32 is_script, refused, program, is_multicall;
 	u16 start = 0;
 
 	if (!c)
@@ -348,20 +448,27 @@ HOOK_EXEC(struct linux_binprm *bprm)
 	if (s->event.walk_end != WALK_END_ROOT || s->position)
 		s->node = NODE_NONE;
 	FORGET();
-	s->known = exec_known(s, c, s->node) != 0;
+	program = s->node;
+	is_multicall = s->node_flags & NODE_FLAG_MULTICALL;
+	s->known = exec_known(s, c, program) != 0;
 	if (!s->known && !stamp && s->event.actor == ACTOR_SESSION) {
 		s->event.actor = ACTOR_PROBE;
-		s->known = exec_known(s, c, s->node) != 0;
+		s->known = exec_known(s, c, program) != 0;
 		if (!s->known)
 			s->event.actor = ACTOR_SESSION;
 	}
 	FORGET();
+	if (!s->known)
+		exec_by_rules(s, c, program);
+	FORGET();
 	if (!scratch_kept(s)) {
 		COUNT_ERROR(c->container, ERROR_SCRATCH);
 		s->refused = refused_on_error(c);
-	} else if (!s->known) {
+	} else if (!s->known && !is_left_to_applet(s, c, program && is_multicall)) {
 		novelty_refuse(s, c, 1);
-		event_emit(ctx, s, c, EVENT_EXEC, 1);
+		/* What goes on is told when it is complete; of a script that is its interpreter. */
+		if (s->refused || (is_script && !novelty_ignored(s, c)))
+			event_emit(ctx, s, c, EVENT_EXEC, 1);
 	}
 	refused = s->refused;
 	scratch_give(s);

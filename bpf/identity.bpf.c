@@ -198,6 +198,8 @@ RAW_TRACEPOINT_PROBE(cgroup_mkdir)
 		if (known) {
 			fresh.model = known->model;
 			fresh.flags = known->flags;
+			fresh.prevent = known->prevent;
+			fresh.ignored = known->ignored;
 		}
 		counts.update(&id, &none);
 		if (containers.update(&id, &fresh))

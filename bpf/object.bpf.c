@@ -119,6 +119,9 @@ struct rote_scratch {
 	u64 names[2]; /* addresses */
 	u32 names_in_kernel;
 	u64 argument[6];
+	u64 argv_start; /* of an execution that is complete but for its stack; 0: see the mm */
+	u64 argv_end;
+	u32 applet_length; /* of the name in s->key; 0: no multi-call program */
 	u64 file; /* that a system call acted on */
 	struct rote_name_key name;
 	struct rote_probe_key probe;
@@ -171,6 +174,9 @@ static __always_inline struct rote_scratch *scratch_take(void)
 	s->event.base_device = 0;
 	s->event.base_inode = 0;
 	s->event.error = 0;
+	s->event.detection = DETECTION_NONE;
+	s->argv_start = 0;
+	s->applet_length = 0;
 	s->place[TEXT_PATH].dentry = 0;
 	s->place[TEXT_PATH2].dentry = 0;
 	s->place[TEXT_PROGRAM].dentry = 0;

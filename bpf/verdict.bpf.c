@@ -127,14 +127,30 @@ static __always_inline void place_process(struct rote_scratch *s)
 		s->event.flags |= EVENT_FLAG_TTY;
 }
 
+/* Where the arguments of the program that runs lie, in its own memory. */
+static __always_inline u64 arguments_start(struct rote_scratch *s)
+{
+	if (s->argv_start)
+		return s->argv_start;
+	return FIELD(struct mm_struct, FIELD(struct task_struct, bpf_get_current_task(), mm),
+		     arg_start);
+}
+
+static __always_inline u64 arguments_end(struct rote_scratch *s)
+{
+	if (s->argv_start)
+		return s->argv_end;
+	return FIELD(struct mm_struct, FIELD(struct task_struct, bpf_get_current_task(), mm),
+		     arg_end);
+}
+
 static __always_inline void text_append_arguments(struct rote_scratch *s)
 {
-	u64 mm = FIELD(struct task_struct, bpf_get_current_task(), mm);
-	u64 start = FIELD(struct mm_struct, mm, arg_start);
-	u64 size = FIELD(struct mm_struct, mm, arg_end) - start;
+	u64 start = arguments_start(s);
+	u64 size = arguments_end(s) - start;
 	u32 offset = s->offset;
 
-	if (!mm)
+	if (!start)
 		return;
 	if (size > ARGV_MAX) {
 		size = ARGV_MAX;
@@ -354,6 +370,7 @@ static __always_inline u32 stamp_program(struct rote_task_stamp *stamp)
 	return *program;
 }
 
+/* What `program` may do where the match of a path ended. */
 static __always_inline u32 write_operations(struct rote_scratch *s, u32 program)
 {
 	struct rote_write_key key = { .node = s->node, .program = program };
@@ -362,6 +379,56 @@ static __always_inline u32 write_operations(struct rote_scratch *s, u32 program)
 	if (!value)
 		return 0;
 	return s->position ? value->operations >> 16 : value->operations & 0xffff;
+}
+
+static __always_inline void detection_raise(struct rote_scratch *s, u32 detection)
+{
+	if (s->event.detection < detection)
+		s->event.detection = detection;
+}
+
+/* Whether a name is that of code, by its end: what _PROTECTED_SUFFIXES in sensor/paths.py has. */
+static __always_inline int name_is_code(u64 dentry)
+{
+	u64 tail[2] = {};
+	u32 length = FIELD(struct dentry, dentry, d_name.len);
+	u64 name = FIELD(struct dentry, dentry, d_name.name);
+	u64 end;
+
+	if (length < 3)
+		return 0;
+	/* Shorter names stand behind zeros, so that the end is where it always is. */
+	if (length >= 16) {
+		bpf_probe_read_kernel(tail, 16, (void *)(name + length - 16));
+	} else if (length >= 8) {
+		bpf_probe_read_kernel(&tail[0], 8, (void *)name);
+		bpf_probe_read_kernel(&tail[1], 8, (void *)(name + length - 8));
+	} else {
+		bpf_probe_read_kernel(&tail[1], 8, (void *)name);
+		tail[1] <<= 8 * (8 - length);
+	}
+	end = tail[1];
+	return end >> 40 == 0x6f732e /* .so */ || end >> 40 == 0x79702e /* .py */ ||
+	       end >> 40 == 0x6c702e /* .pl */ || end >> 40 == 0x68732e /* .sh */ ||
+	       end >> 40 == 0x6f6b2e /* .ko */ || end >> 32 == 0x7068702e /* .php */ ||
+	       end >> 32 == 0x70736a2e /* .jsp */ || end >> 32 == 0x6967632e /* .cgi */ ||
+	       end >> 16 == 0x6c6d7468702e /* .phtml */ ||
+	       end >> 16 == 0x72656d69742e /* .timer */ || end == 0x656369767265732e /* .service */;
+}
+
+/* What kind of deviation it is that object i of a change is not known. */
+static __always_inline void object_detect(struct rote_scratch *s, u32 i)
+{
+	u32 program = s->event.program_node;
+	u32 classes = s->classes[i];
+
+	if ((write_operations(s, NODE_DENIED | program) |
+	     write_operations(s, NODE_DENIED | NODE_ANY)) &
+	    classes)
+		detection_raise(s, DETECTION_DENIED_PATH);
+	else if ((write_operations(s, NODE_PROTECTED) & classes) ||
+		 name_is_code(s->place[i].dentry))
+		detection_raise(s, DETECTION_PROTECTED_WRITE);
 }
 
 /*
@@ -374,7 +441,8 @@ static __always_inline void object_judge(struct rote_scratch *s, struct rote_con
 	u32 root = NODE_MODEL_ROOT + c->model;
 
 	s->recalled = 0;
-	if (recall && s->known && s->classes[i])
+	/* Code is looked up among the programs as well, by the whole path. */
+	if (recall && c->model && s->classes[i] && s->classes[i] != RULE_CLASS_EXEC)
 		s->recalled = place_recall(s, c, dentry, vfsmount, root);
 	FORGET();
 	if (recall && s->recalled) {
@@ -393,7 +461,7 @@ static __always_inline void object_judge(struct rote_scratch *s, struct rote_con
 		s->known = 0;
 		return;
 	}
-	if (!s->known || !s->classes[i])
+	if (!c->model || !s->classes[i])
 		return;
 	/* Below a directory that the trie does not have there is nothing to match. */
 	if (!recall || !s->recalled || s->position == 1)
@@ -402,8 +470,11 @@ static __always_inline void object_judge(struct rote_scratch *s, struct rote_con
 	if (recall && !s->recalled)
 		place_remember(s);
 	FORGET();
-	if (!(write_operations(s, s->event.program_node) & s->classes[i]))
-		s->known = 0;
+	if ((write_operations(s, s->event.program_node) & s->classes[i]) ||
+	    ((c->flags & CONTAINER_FLAG_RULES) && (write_operations(s, NODE_ANY) & s->classes[i])))
+		return;
+	s->known = 0;
+	object_detect(s, i);
 }
 
 /* Where the content of the first object comes from: for who reads of it, and for code. */
@@ -418,7 +489,14 @@ static __always_inline void object_note_origin(struct rote_scratch *s, struct ro
 /* Whether what the model does not know is refused in this container. */
 static __always_inline int is_prevented(struct rote_container *c)
 {
-	return (c->flags & CONTAINER_FLAG_PREVENT) && c->model;
+	return c->prevent && c->model;
+}
+
+/* Whether nobody wants to be told of this kind of deviation. */
+static __always_inline int novelty_ignored(struct rote_scratch *s, struct rote_container *c)
+{
+	return !s->refused && !(s->event.flags & EVENT_FLAG_KILLED) &&
+	       (c->ignored & (1U << (s->event.detection & 31)));
 }
 
 /* What becomes of something that could not be judged. */
@@ -435,7 +513,9 @@ static __always_inline int refused_on_error(struct rote_container *c)
 static __always_inline void novelty_refuse(struct rote_scratch *s, struct rote_container *c,
 					   int can_deny)
 {
-	if (!is_prevented(c))
+	if (!is_prevented(c) || !(c->prevent & (1U << (s->event.detection & 31))))
+		return;
+	if (s->event.actor == ACTOR_SESSION && (c->flags & CONTAINER_FLAG_SESSIONS))
 		return;
 	if (!s->event.program_node)
 		COUNT_ERROR(c->container, ERROR_UNRESOLVED);
@@ -466,6 +546,113 @@ static __always_inline int mapped_code_is_known(struct rote_scratch *s, struct r
 	return key.program && exec_keys.lookup(&key) != NULL;
 }
 
+/* What the last components of the match say of executing: allowed, denied. */
+static __always_inline void exec_marks(struct rote_scratch *s, u32 *allowed)
+{
+	u32 marks = write_operations(s, NODE_ANY);
+	u32 origin = s->event.origin;
+
+	if (write_operations(s, NODE_DENIED | NODE_ANY) & RULE_CLASS_EXEC)
+		detection_raise(s, DETECTION_DENIED_PROGRAM);
+	if (origin == ORIGIN_MEMORY)
+		return;
+	/* Under a path that a rule allows, too, only what nobody wrote meanwhile. */
+	if ((origin == ORIGIN_ADDED || origin == ORIGIN_TMPFS) && !(marks & RULE_CLASS_EXEC_ADDED))
+		return;
+	*allowed |= marks & (RULE_CLASS_EXEC | RULE_CLASS_EXEC_REPORT);
+}
+
+/* The same of a name in s->key, of `length` bytes. */
+static __always_inline void exec_name_marks(struct rote_scratch *s, struct rote_container *c,
+					    u32 length, u32 *allowed)
+{
+	struct rote_edge *edge;
+
+	s->key.parent = NODE_MODEL_ROOT + c->model;
+	s->key.kind = LABEL_KIND_NAME;
+	edge = edge_find(&s->key, length);
+	if (!edge)
+		return;
+	s->node = edge->node;
+	s->position = 0;
+	exec_marks(s, allowed);
+}
+
+/*
+ * What rules say of the program in s->place[TEXT_PATH], that the model does not know: denied ones
+ * raise their detection. Returns enum rote_exec_value of one that is allowed, else 0. What is not
+ * where it seems to be is never allowed.
+ */
+static __always_inline u32 exec_by_rule(struct rote_scratch *s, struct rote_container *c)
+{
+	u32 allowed = 0;
+	u32 length;
+
+	if (!(c->flags & CONTAINER_FLAG_RULES) || !c->model)
+		return 0;
+	walk(s, s->place[TEXT_PATH].dentry, s->place[TEXT_PATH].vfsmount);
+	FORGET();
+	match_begin(s, NODE_MODEL_ROOT + c->model);
+	match_path(s);
+	FORGET();
+	exec_marks(s, &allowed);
+	length = key_load_component(s, s->place[TEXT_PATH].dentry);
+	exec_name_marks(s, c, length, &allowed);
+	if (s->event.walk_end != WALK_END_ROOT || s->event.detection == DETECTION_DENIED_PROGRAM)
+		return 0;
+	if (allowed & RULE_CLASS_EXEC_REPORT)
+		return EXEC_REPORT;
+	return allowed ? EXEC_KNOWN : 0;
+}
+
+/*
+ * What kind of deviation an execution is that is not known. `elsewhere`: its program is known, with
+ * another parent.
+ */
+static __always_inline void exec_detect(struct rote_scratch *s, u32 elsewhere)
+{
+	u32 origin = s->event.origin;
+
+	if (s->event.detection == DETECTION_DENIED_PROGRAM)
+		return;
+	if (origin == ORIGIN_MEMORY)
+		s->event.detection = DETECTION_MEMORY_PROGRAM;
+	else if (s->event.walk_end != WALK_END_ROOT)
+		s->event.detection = DETECTION_UNKNOWN_PROGRAM;
+	else if ((origin == ORIGIN_ADDED || origin == ORIGIN_TMPFS) &&
+		 s->event.operation != OPERATION_SCRIPT)
+		s->event.detection = DETECTION_CHANGED_PROGRAM;
+	else if (s->event.actor == ACTOR_SESSION && s->event.program_node == NODE_RUNTIME)
+		s->event.detection = DETECTION_EXEC_SESSION;
+	else if (s->event.flags & EVENT_FLAG_SETUID)
+		s->event.detection = DETECTION_SETUID_PROGRAM;
+	else
+		s->event.detection = elsewhere ? DETECTION_UNKNOWN_PARENT :
+						 DETECTION_UNKNOWN_PROGRAM;
+}
+
+/* Code that is mapped, after object_judge(): known to the model, or what a rule says of it. */
+static __always_inline void code_judge(struct rote_scratch *s, struct rote_container *c)
+{
+	u32 allowed = 0;
+
+	s->event.detection = DETECTION_NONE;
+	/* object_judge() matched the path. */
+	if ((c->flags & CONTAINER_FLAG_RULES) && c->model && s->event.walk_end == WALK_END_ROOT)
+		exec_marks(s, &allowed);
+	s->known = mapped_code_is_known(s, c);
+	FORGET();
+	if (!s->known && (c->flags & CONTAINER_FLAG_RULES) && c->model) {
+		u32 length = key_load_component(s, s->place[0].dentry);
+
+		exec_name_marks(s, c, length, &allowed);
+		s->known = allowed && s->event.walk_end == WALK_END_ROOT;
+	}
+	if (s->event.detection == DETECTION_DENIED_PROGRAM)
+		s->known = 0;
+	exec_detect(s, 0);
+}
+
 /*
  * Judge the change in s->place[0 .. objects) and send a record when it is novel; s->refused says
  * what the hook has to return. `typed` are the same places as pointers of a known type, or
@@ -480,7 +667,8 @@ static __always_inline int change_judge(void *ctx, struct rote_scratch *s, struc
 	s->event.program_node = stamp_program(stamp);
 	s->event.exec_id = stamp->exec_id;
 	s->event.caller_exec_id = 0;
-	s->known = s->event.program_node && c->model && (objects || s->by_name);
+	s->event.detection = DETECTION_UNKNOWN_WRITE;
+	s->known = c->model && (objects || s->by_name);
 	if (ATTACH == ATTACH_TRACEPOINT && s->by_name) {
 		s->event.walk_end = WALK_END_BY_NAME;
 		if (s->objects > 1)
@@ -508,7 +696,7 @@ static __always_inline int change_judge(void *ctx, struct rote_scratch *s, struc
 		if (s->event.origin == ORIGIN_IMAGE || s->event.origin == ORIGIN_UNKNOWN)
 			return 1;
 		s->event.caller_exec_id = stamp->exec_id;
-		s->known = mapped_code_is_known(s, c);
+		code_judge(s, c);
 	} else if (s->event.walk_end == WALK_END_INTERNAL) {
 		/* Overlay's backing files were judged above. */
 		s->known = 1;
@@ -526,6 +714,11 @@ static __always_inline int change_judge(void *ctx, struct rote_scratch *s, struc
 	}
 	if (!s->by_name)
 		novelty_refuse(s, c, ATTACH != ATTACH_TRACEPOINT);
+	/* What is known by name only, user space knows better. */
+	if (!s->by_name && novelty_ignored(s, c)) {
+		COUNT(c->container, known);
+		return 1;
+	}
 	return event_emit(ctx, s, c,
 			  may_be_code && s->event.operation == OPERATION_MAP_EXEC ? EVENT_EXEC :
 										    EVENT_FILE,
@@ -554,6 +747,8 @@ static __always_inline u64 mapped_protection(u64 protection)
 
 static __always_inline u32 operation_class(u32 operation)
 {
+	if (operation <= OPERATION_MAP_EXEC)
+		return RULE_CLASS_EXEC;
 	if (operation <= OPERATION_MAP_WRITE)
 		return OPERATION_CLASS_WRITE;
 	if (operation <= OPERATION_RENAME) /* the old name of a rename is removed */

@@ -58,10 +58,13 @@ class Settings:
     attach: str = "auto"
     write_probe: str = "auto"
     prevent: tuple[str, ...] = ()  # globs over names and images of containers
+    rules: Path = Path("/etc/rote/rules.d")
+    cluster: str = ""  # that this host belongs to, for the scopes of rules
     on_error: str = "deny"  # under prevention, what cannot be judged
     evidence_quota: int = 2 << 30  # bytes of all packs of evidence
     evidence_pack_max: int = 256 << 20  # bytes of one
     evidence_seconds: float = 30.0  # how long taking one may take; a container stands still then
+    block_grace_seconds: float = 0.0  # how long a blocked container may take to end by itself
     canary_seconds: float = 60.0  # between two tries of what must be refused; 0: never
     ring_size: int = 8 << 20
     runtimes: tuple[str, ...] = ("auto",)
@@ -104,6 +107,11 @@ class Settings:
     def evidence_dir(self) -> Path:
         """Where packs of evidence are."""
         return self.state_dir / "evidence"
+
+    @property
+    def blocked_db(self) -> Path:
+        """The store of containers that are blocked or in quarantine."""
+        return self.state_dir / "blocked.db"
 
     @property
     def audits_db(self) -> Path:

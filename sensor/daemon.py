@@ -8,9 +8,11 @@ import fcntl
 import gc
 import logging
 import os
+import platform
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -18,20 +20,25 @@ from typing import Any, TextIO
 
 import orjson
 
+from sensor.audits.audit import Audit, Guarantee
 from sensor.audits.formats import to_json
+from sensor.audits.head import HeadKeeper
 from sensor.audits.query import AuditQuery
 from sensor.audits.store import AuditStore
 from sensor.channels.channel import Channel, Channels
 from sensor.channels.journal import JournalChannel
 from sensor.channels.terminal import TerminalChannel
 from sensor.config import Settings
+from sensor.containers import cgroups
 from sensor.containers.container import Container
 from sensor.containers.docker import DockerRuntime
 from sensor.containers.podman import podman_runtime
-from sensor.containers.registry import Registry
+from sensor.containers.registry import ContainerChange, Registry
 from sensor.containers.runtime import Control, Runtime
-from sensor.control.evidence import evidence_handlers, finder
+from sensor.control.blocking import block_handlers, finder
+from sensor.control.evidence import evidence_handlers
 from sensor.control.handlers import Handlers
+from sensor.control.rule_handlers import rule_handlers
 from sensor.control.server import ControlServer
 from sensor.errors import AlreadyRunningError, HostError, NotRootError, StateError, UsageError
 from sensor.kernel.live import LiveKernel
@@ -41,14 +48,27 @@ from sensor.models.learning import LearningSettings
 from sensor.models.registry import ModelRegistry
 from sensor.models.store import ModelStore
 from sensor.pipeline import Pipeline
+from sensor.reload import Reloader
+from sensor.responses.block import Blocker
+from sensor.responses.blocked import BlockCause, BlockState
 from sensor.responses.evidence.collect import Collector, Sources
 from sensor.responses.evidence.recorder import FlightRecorder
 from sensor.responses.evidence.store import EvidenceStore
+from sensor.responses.freezer import Freezer
+from sensor.responses.quarantine import Quarantine
+from sensor.responses.records import RecordStore
+from sensor.responses.sessions import Sessions
+from sensor.rules.hits import Hits
+from sensor.rules.keeper import RuleKeeper
 from sensor.rules.policy import Policy
+from sensor.rules.rule import Rule
+from sensor.rules.scope import Where
 
 _log = logging.getLogger("rote.daemon")
 _TICK_SECONDS = 1.0
 _DRAINS_IN_A_ROW = 8
+_EXPORT_BEFORE_STOP_SECONDS = 60.0
+_EVIDENCE_MARGIN_SECONDS = 60.0  # beyond what taking evidence is meant to take
 _EVIDENCE_AUDITS = 1000  # of one container, the newest, in a pack
 
 DOCKER_SOCKET = Path("/var/run/docker.sock")
@@ -82,6 +102,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self.started = asyncio.Event()
         self.pipeline: Pipeline | None = None  # once it runs
+        self._reloader: Reloader | None = None
 
     async def run(self) -> None:
         """Run until told to stop.
@@ -97,6 +118,9 @@ class Daemon:
             )
             audits = AuditStore(settings.audits_db, window_seconds=settings.audit_window_seconds)
             stack.callback(audits.close)
+            heads = HeadKeeper(audits)
+            keeper = RuleKeeper(settings.rules, _base_policy(settings))
+            keeper.reload()  # a daemon does not start with rules that nobody meant
             kernel = self._open_kernel(settings)
             stack.callback(kernel.close)
             channels = Channels(self._channels())
@@ -105,41 +129,64 @@ class Daemon:
                 models,
                 audits,
                 channels,
-                policy=Policy(settings.prevent, allow_on_error=settings.on_error == "allow"),
+                policy=keeper.policy,
                 write_probe=settings.write_probe,
                 keep_audits=settings.audit_keep,
             )
             found = runtimes(settings)
-            registry = Registry(found, settings.watches, pipeline.on_container)
+            blocker, quarantine = _responses(settings, kernel, pipeline, found, stack)
+
+            def on_change(change: ContainerChange) -> None:
+                pipeline.on_container(change)
+                # Changed: the first process of a container that was added while it was being
+                # started, say.
+                if change.kind in ("added", "unresolved", "changed"):
+                    blocker.started(change.container)
+                    quarantine.started(change.container)
+
+            registry = Registry(found, settings.watches, on_change)
             pipeline.registry = registry
+            pipeline.on_cgroup = blocker.cgroup_created
+            pipeline.hits = Hits(settings.state_dir / "rule-hits.json")
+            pipeline.sessions = Sessions(time.time, settings.state_dir / "sessions.json")
+            reloader = self._reloader = Reloader(keeper, pipeline)
             self.pipeline = pipeline
             handlers = Handlers(pipeline, _shown(settings), self.stop)
-            collector = _evidence(settings, pipeline, found)
-            server = ControlServer(
-                settings.socket,
-                {
-                    **handlers.table(),
-                    **evidence_handlers(collector, finder(registry.containers, found)),
-                },
-            )
+            find = finder(registry.containers, registry.inspect)
+            verbs = {
+                **handlers.table(),
+                **rule_handlers(pipeline, keeper, reloader.reload),
+                **block_handlers(blocker, quarantine, find),
+                **evidence_handlers(_evidence(settings, pipeline, found, blocker), find),
+            }
+            server = ControlServer(settings.socket, verbs)
             await server.start()
+            await blocker.resume()
             channels.start()
             self._banner(pipeline)
             try:
-                await self._loop(pipeline, registry)
+                await self._loop(pipeline, registry, heads)
             finally:
                 await server.stop()
+                await blocker.close()
+                await quarantine.close()
                 await registry.close()
                 pipeline.drain()
                 pipeline.flush()
+                heads.close()
                 await channels.close()
                 _notify("STOPPING=1")
+
+    def reload(self) -> None:
+        """Read rules and channels again; what is bad is said, and what held before holds on."""
+        if self._reloader is not None:
+            self._reloader.reload_quietly()
 
     def stop(self) -> None:
         """Let ``run`` end."""
         self._stopping.set()
 
-    async def _loop(self, pipeline: Pipeline, registry: Registry) -> None:
+    async def _loop(self, pipeline: Pipeline, registry: Registry, heads: HeadKeeper) -> None:
         loop = asyncio.get_running_loop()
         fd = pipeline.kernel.fileno()
         if fd >= 0:
@@ -155,6 +202,9 @@ class Daemon:
             while not self._stopping.is_set():
                 self._on_readable(pipeline)
                 pipeline.tick()
+                if self._reloader is not None:
+                    self._reloader.tick()
+                heads.tick()
                 if follower.done():
                     follower.result()  # a mistake of ours, not of a runtime: say so and end
                 with contextlib.suppress(TimeoutError):
@@ -228,7 +278,7 @@ def serve(settings: Settings, **seams: object) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: _log.info("SIGHUP: nothing to reload"))
+        loop.add_signal_handler(signal.SIGHUP, daemon.reload)
         await daemon.run()
 
     asyncio.run(main())
@@ -264,6 +314,86 @@ def _lock(settings: Settings):  # type: ignore[no-untyped-def]
         yield
 
 
+def _base_policy(settings: Settings) -> Policy:
+    """What the command line says; the files' rules come behind it."""
+    return Policy(
+        settings.prevent,
+        allow_on_error=settings.on_error == "allow",
+        where=Where(platform.node(), settings.cluster),
+    )
+
+
+def _responses(
+    settings: Settings,
+    kernel: Kernel,
+    pipeline: Pipeline,
+    found: list[Runtime],
+    stack: contextlib.ExitStack,
+) -> tuple[Blocker, Quarantine]:
+    """What takes containers out of service."""
+    controls = {runtime.name: runtime for runtime in found if isinstance(runtime, Control)}
+
+    def strays(container: Container) -> list[int]:
+        if not container.cgroup_id or cgroups.shares_host_mounts(container.pid):
+            return []
+        # The stamp alone would do, were it not that a wrong one kills somebody else's process.
+        return [
+            process.pid
+            for process in kernel.processes()
+            if process.cgroup_id == container.cgroup_id
+            and cgroups.share_mounts(process.pid, container.pid)
+        ]
+
+    store = RecordStore(settings.blocked_db)
+    stack.callback(store.close)
+    freezer = Freezer(strays=strays)
+    guarantee = Guarantee(kernel.attachment.guarantee)
+    blocker = Blocker(
+        store,
+        freezer,
+        lambda container: controls.get(container.runtime),
+        pipeline.record,
+        guarantee=guarantee,
+        grace_seconds=settings.block_grace_seconds,
+        evidence_seconds=settings.evidence_seconds
+        + _EXPORT_BEFORE_STOP_SECONDS
+        + _EVIDENCE_MARGIN_SECONDS,
+    )
+    quarantine = Quarantine(
+        store, freezer, pipeline.record, refusal=blocker.refusal, guarantee=guarantee
+    )
+    _connect(pipeline, blocker, quarantine)
+    return blocker, quarantine
+
+
+def _connect(pipeline: Pipeline, blocker: Blocker, quarantine: Quarantine) -> None:
+    """Let violations lead to responses, and the kernel know of what they did."""
+
+    def protected(container: Container) -> str:
+        rule = pipeline.policy.rule(container)
+        return f"rule {rule.name} protects it" if rule.protected else ""
+
+    def on_block(container: Container, rule: Rule, audit: Audit) -> None:
+        if rule.quarantine:
+            quarantine.violation(container, audit, rule.name)
+        else:
+            blocker.violation(container, audit, rule.name, grace_seconds=rule.grace_seconds)
+
+    def on_change(container_id: str, _held: bool) -> None:
+        pipeline.apply_to(container_id)
+        for blocked in blocker.records():
+            if blocked.id == container_id:
+                pipeline.expect_again(blocked.container)
+
+    blocker.protected = protected
+    blocker.on_change = on_change
+    pipeline.is_blocked = blocker.is_blocked
+    pipeline.on_block = on_block
+    for blocked in blocker.records():
+        if blocker.is_blocked(blocked.id):
+            pipeline.expect_again(blocked.container)
+
+
 def runtimes(settings: Settings) -> list[Runtime]:
     """The runtimes that the settings name, or that are found.
 
@@ -293,8 +423,10 @@ def runtimes(settings: Settings) -> list[Runtime]:
     return found
 
 
-def _evidence(settings: Settings, pipeline: Pipeline, found: list[Runtime]) -> Collector:
-    """Takes evidence of the pipeline's containers."""
+def _evidence(
+    settings: Settings, pipeline: Pipeline, found: list[Runtime], blocker: Blocker
+) -> Collector:
+    """Takes evidence of the pipeline's containers, and before one is stopped."""
     store = EvidenceStore(
         settings.evidence_dir, quota=settings.evidence_quota, pack_max=settings.evidence_pack_max
     )
@@ -311,13 +443,51 @@ def _evidence(settings: Settings, pipeline: Pipeline, found: list[Runtime]) -> C
         query = AuditQuery(container=container.id, limit=_EVIDENCE_AUDITS)
         return [to_json(audit) for audit in pipeline.audits.query(query)]
 
-    return Collector(
+    def kept() -> set[str]:
+        return {
+            record.evidence
+            for record in blocker.records()
+            if record.evidence and record.state is not BlockState.UNBLOCKED
+        }
+
+    collector = Collector(
         store,
         lambda container: controls.get(container.runtime),
         recorder=recorder,
         sources=Sources(model, audits),
         seconds=settings.evidence_seconds,
+        kept=kept,
     )
+
+    async def before_a_stop(container: Container, cause: BlockCause) -> str:
+        rule = pipeline.policy.rule(container)
+        pack = await collector.collect(
+            container,
+            reason=cause.reason,
+            audit_ids=[audit.id for audit in cause.audits if audit.id],
+            rule=_values_of(rule) if cause.rule else None,
+            filesystem=rule.evidence_filesystem,
+            export_seconds=_EXPORT_BEFORE_STOP_SECONDS,
+        )
+        if not pack.id:
+            raise StateError("; ".join(pack.missing))
+        lacking = f", partial: {len(pack.missing)} missing" if pack.partial else ""
+        return f"{pack.id} sha256:{pack.sha256}{lacking}"
+
+    blocker.evidence = before_a_stop
+    return collector
+
+
+def _values_of(rule: Rule) -> dict[str, Any]:
+    """A rule as a pack of evidence has it."""
+    return {
+        "name": rule.name,
+        "source": rule.source,
+        "actions": {str(kind): str(action) for kind, action in rule.actions.items()},
+        "lists": str(rule.lists),
+        "quarantine": rule.quarantine,
+        "message": rule.message,
+    }
 
 
 def _unix(address: str, text: str) -> str:

@@ -4,6 +4,8 @@ RoteError                      one clear line, exit code 1
 ├── UsageError                 a flag, argument or filter is wrong            exit 2
 ├── BadInputError              a file or message is not what was expected     exit 3
 │   ├── ModelFileError         an exported model
+│   ├── YamlFileError          a file that a person wrote: file, line, field
+│   ├── RuleFileError          a rule file
 │   └── ProtocolError          a message on the control socket
 ├── HostError                  this host lacks something                      exit 4
 │   ├── NotRootError
@@ -39,6 +41,14 @@ class BadInputError(RoteError):
 
 class ModelFileError(BadInputError):
     """An exported model is damaged, of another version, or not a model."""
+
+
+class YamlFileError(BadInputError):
+    """A file that a person wrote cannot be used; names the file, the line and the field."""
+
+
+class RuleFileError(BadInputError):
+    """A rule file does not say what rules say; the rules that hold are as they were."""
 
 
 class ProtocolError(BadInputError):

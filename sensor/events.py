@@ -68,6 +68,22 @@ class OperationClass(enum.IntFlag):
     LOAD_CODE = 512
 
 
+class Detection(enum.IntEnum):
+    """What kind of deviation a novelty is (``enum detection``); a rule has an action for each."""
+
+    NONE = 0
+    UNKNOWN_PROGRAM = 1
+    UNKNOWN_PARENT = 2  # a known program, executed by one that never did
+    CHANGED_PROGRAM = 3  # written or changed at run time
+    MEMORY_PROGRAM = 4  # without a file
+    SETUID_PROGRAM = 5  # unknown, and it raises privileges
+    DENIED_PROGRAM = 6  # a rule names it
+    EXEC_SESSION = 7  # somebody comes in from outside
+    UNKNOWN_WRITE = 8
+    PROTECTED_WRITE = 9  # unknown, and of a place that decides what runs or who may enter
+    DENIED_PATH = 10  # a rule names it
+
+
 class Origin(enum.IntEnum):
     """Where an object's content comes from (``enum origin``)."""
 
@@ -120,6 +136,7 @@ class EventFlag(enum.IntFlag):
     ON_ERROR = 2048  # refused although the model knows it: it could not be judged
     LEFTOVER = 4096  # not an act: what was open before prevention began (user space)
     MAPPED = 8192  # with LEFTOVER: a mapping, which cannot be refused any more (user space)
+    REPORTED = 16384  # EXEC: known; told because a rule looks at its arguments
 
 
 @dataclass(slots=True)
@@ -163,4 +180,5 @@ class Event:
     exec_id: int = 0  # names the execution the acting process runs; EXEC: the new one
     caller_exec_id: int = 0  # EXEC: the caller's
     program_node: int = 0  # the kernel's number of ``program``; 0: it did not know it
+    detection: Detection = Detection.NONE  # as the kernel saw it
     repeat: int = 1  # how many identical records this one stands for

@@ -315,3 +315,14 @@ def is_protected(path: str) -> bool:
     if "authorized_keys" in parts[-1] or ".ssh" in parts:
         return True
     return len(parts) > 3 and parts[1] == "home" and parts[3] in _PROTECTED_HOME
+
+
+def protected_patterns() -> tuple[Pattern, ...]:
+    """The protected places as patterns, for the kernel.
+
+    All of ``is_protected`` but what no pattern can say: code by its extension, which the kernel
+    side knows by itself, versioned libraries, and SSH's files in homes elsewhere.
+    """
+    trees = [*_PROTECTED_TREES, *(f"/home/*/{name}" for name in _PROTECTED_HOME)]
+    texts = [*_PROTECTED_FILES, *trees, *(f"{tree}/**" for tree in trees)]
+    return tuple(Pattern.parse(text) for text in texts)

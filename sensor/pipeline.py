@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,21 +18,34 @@ from typing import Any
 
 from sensor.ancestry import descends_from, programs_above
 from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity
-from sensor.audits.record import audit_from_event, audit_type
+from sensor.audits.record import audit_from_event, self_audit
 from sensor.audits.store import AuditStore
 from sensor.channels.channel import Channels
 from sensor.containers.container import Container
 from sensor.containers.registry import ContainerChange, Registry
 from sensor.errors import StateError
-from sensor.events import Actor, Event, EventFlag, EventKind, Operation, WalkEnd
-from sensor.kernel.port import ERROR_CAUSES, ContainerCounters, ContainerFlag, Kernel
-from sensor.models.model import Judgement, Model, ModelState, Verdict
+from sensor.events import Actor, Detection, Event, EventFlag, EventKind, Operation, WalkEnd
+from sensor.kernel.port import (
+    ERROR_CAUSES,
+    NOTHING_REFUSED,
+    ContainerCounters,
+    ContainerFlag,
+    Kernel,
+    Mode,
+)
+from sensor.models.model import Judgement, Model, ModelState
 from sensor.models.registry import ModelRegistry
+from sensor.responses.digests import Digests
 from sensor.responses.evidence.recorder import FlightRecorder
 from sensor.responses.knowledge import Knowledge
-from sensor.responses.prevent import Leftover, Prevention, is_late
+from sensor.responses.prevent import Leftover, Prevention
 from sensor.responses.proof import Attempt, prove
-from sensor.rules.policy import Policy
+from sensor.responses.sessions import Session, Sessions
+from sensor.rules.detection import DENIALS, HARD, audit_type, detect
+from sensor.rules.hits import Hits
+from sensor.rules.judge import Ruling, rule_on
+from sensor.rules.policy import DEFAULT, Policy
+from sensor.rules.rule import Rule
 from sensor.waiting import WaitingRoom
 
 _log = logging.getLogger("rote.pipeline")
@@ -40,6 +54,7 @@ _FLUSH_SECONDS = 5.0
 _PRUNE_SECONDS = 600.0
 _LOOK_SECONDS = 10.0
 _EXPECTED_MAX = 4096  # as many as the kernel side remembers
+_STRENGTH = list(Action)  # weakest first
 _RETIRE_SECONDS = 30.0  # by then every runtime that answers has named its containers
 
 
@@ -68,7 +83,15 @@ class Watched:
     counted: int = 0  # of what the kernel says was lost, how much is in ``lost``
     flags: ContainerFlag = ContainerFlag(0)  # as the kernel has them
     flags_were_set: bool = False
-    prevented_ns: int = 0  # since when it is under prevention; 0: it is not
+    settled: bool = False  # everything that it may do is in the kernel
+    rule: Rule = DEFAULT  # that counts for it
+    mode: Mode = NOTHING_REFUSED  # as the kernel has it
+    prevented_ns: int = 0  # since when something is refused in it; 0: nothing is
+
+    @property
+    def prevented(self) -> bool:
+        """Whether what its model does not know is refused, in part at least."""
+        return bool(self.mode.prevent) and self.model.state is ModelState.ACTIVE
 
 
 class Pipeline:
@@ -104,15 +127,25 @@ class Pipeline:
         self.statistics = Statistics()
         self.registry: Registry | None = None
         self.recorder: FlightRecorder | None = None
+        self.on_cgroup: Callable[[int, str], object] = lambda _id, _path: None  # one was made
         self._knowledge = Knowledge(kernel)
         self.prevention = Prevention(kernel, self._knowledge, policy or Policy(), write_probe)
         self._expected: dict[str, Container] = {}  # created, not started
         self._ignored: set[int] = set()  # cgroups that Rote itself tries things in
+        self._digests = Digests()
+        self.hits = Hits()
+        self.sessions = Sessions(clock)
+        # What else listens: responses, and the flight recorder.
+        self.on_block: Callable[[Container, Rule, Audit], None] = lambda *_: None
+        self.on_event: Callable[[Event], None] = lambda _: None
+        self.on_gone: Callable[[Container], None] = lambda _: None
+        self.is_blocked: Callable[[str], bool] = lambda _: False
         self.failed_proofs: list[Attempt] = []
         self.proved_at = 0.0  # when it was last tried whether the kernel refuses; 0: never
         self._waiting = WaitingRoom()
         self._watched: dict[int, Watched] = {}
         self._batch: list[Audit] = []
+        self._to_block: list[tuple[Container, Rule, Audit]] = []  # once the audit is stored
         self._counters: dict[int, ContainerCounters] = {}
         self._gone = ContainerCounters()  # of containers that are gone, added up
         self._host = platform.node()
@@ -152,25 +185,38 @@ class Pipeline:
             self.statistics.executions += 1
         else:
             self.statistics.changes += 1
-        judgement = self.models.judge(model, event)
-        if judgement.verdict is Verdict.KNOWN:
-            self._knowledge.answer(model, event)
+        self.on_event(event)
+        ruling = rule_on(event, model, watched.rule, self._digests.of_event)
+        if ruling.known:
+            if not event.flags & EventFlag.REPORTED:
+                self._knowledge.answer(model, event)
             if event.action != "none":  # a refusal is told, also one that should not have been
                 event.flags |= EventFlag.ON_ERROR
-                self._audit(event, watched, judgement)
+                self._audit(event, watched, ruling)
             return
         self.statistics.novel += 1
         if model.state is ModelState.ARCHIVED:
             return
-        if watched.prevented_ns and is_late(event, since_ns=watched.prevented_ns):
+        if self._is_late(event, watched, ruling.detection):
             self.prevention.kill_late(event)
-        if self._is_audited(model, event, judgement):
-            self._audit(event, watched, judgement)
+        if self._is_audited(model, event, ruling):
+            self._audit(event, watched, ruling)
+        if ruling.detection in DENIALS:
+            return
         if model.state is not ModelState.ACTIVE or event.actor is Actor.SESSION:
-            self._learn(event, watched, judgement)
+            self._learn(event, watched, ruling.judgement)
 
-    def _is_audited(self, model: Model, event: Event, judgement: Judgement) -> bool:
-        if model.state is ModelState.ACTIVE or _is_hard(event):
+    def _is_late(self, event: Event, watched: Watched, detection: Detection) -> bool:
+        """Whether the kernel let something happen that the rule refuses."""
+        if not watched.mode.prevent & 1 << detection or event.action != "none":
+            return False
+        if event.actor is Actor.SESSION and watched.flags & ContainerFlag.SESSIONS:
+            return False
+        return event.time_ns >= watched.prevented_ns
+
+    def _is_audited(self, model: Model, event: Event, ruling: Ruling) -> bool:
+        judgement = ruling.judgement
+        if model.state is ModelState.ACTIVE or ruling.detection in HARD:
             return True
         if event.actor is Actor.SESSION:
             return event.kind is EventKind.EXEC and not event.program  # once, as it comes in
@@ -186,33 +232,43 @@ class Pipeline:
         if judgement.learnable:
             self._knowledge.answer(model, event)
 
-    def _audit(self, event: Event, watched: Watched, judgement: Judgement) -> None:
-        model, container = watched.model, watched.container
-        decision = self.prevention.policy.decide(container)
-        if decision.action is Action.IGNORE:
+    def _audit(self, event: Event, watched: Watched, ruling: Ruling) -> None:
+        model, container, rule = watched.model, watched.container, watched.rule
+        detection = ruling.detection or detect(event, known_program=True)
+        action = rule.action(detection)
+        self.hits.count(rule, detection, event.time_ns)
+        holds = model.state is ModelState.ACTIVE or rule.holds_without_model(detection)
+        would = model.state is ModelState.DRY_RUN and not holds
+        if not holds and not would:
+            action = min(action, Action.ALERT, key=_STRENGTH.index)
+        if action is Action.IGNORE and event.action == "none":
             return
         # While a model is not active, that somebody came in is a remark and no more.
-        remark = (
-            event.actor is Actor.SESSION
-            and model.state is not ModelState.ACTIVE
-            and not _is_hard(event)
+        remark = event.actor is Actor.SESSION and not holds and detection not in HARD
+        session = self.sessions.reason(container.id) if event.actor is Actor.SESSION else ""
+        audit = audit_from_event(
+            event,
+            container,
+            audit_type(event, detection),
+            model_id=model.id,
+            model_state=str(model.state),
+            rule=rule.name,
+            action=Action.ALERT if session else action,
+            guarantee=self._guarantee(event),
+            host=self._host,
+            would=would,
+            parents=programs_above(event.parent_pid) if event.parent_pid else (),
+            severity=Severity.INFO if remark or session else None,
         )
-        self._batch.append(
-            audit_from_event(
-                event,
-                container,
-                model_id=model.id,
-                model_state=str(model.state),
-                known_program=judgement.known_program,
-                rule=decision.rule,
-                action=decision.action,
-                guarantee=self._guarantee(event),
-                host=self._host,
-                would=model.state is ModelState.DRY_RUN,
-                parents=programs_above(event.parent_pid) if event.parent_pid else (),
-                severity=Severity.INFO if remark else None,
-            )
-        )
+        if ruling.because:
+            audit.extra["denied_by" if detection in DENIALS else "allowed_by"] = ruling.because
+        if rule.message:
+            audit.extra["message"] = rule.message
+        if session:
+            audit.remarks = (*audit.remarks, f"in a session that is allowed: {session}")
+        self._batch.append(audit)
+        if action is Action.BLOCK and holds and not session:
+            self._to_block.append((container, rule, audit))
 
     def _guarantee(self, event: Event) -> Guarantee:
         """What this host can really do about such an event."""
@@ -223,9 +279,17 @@ class Pipeline:
         return Guarantee(attachment.guarantee if is_exec else attachment.guarantee_files)
 
     def _deliver(self) -> None:
-        """Record first, tell then. What cannot be recorded waits in the store and is not shown."""
-        if not self._batch and not self.audits.pending:
-            return
+        """Record first, then act and tell.
+
+        What cannot be recorded waits in the store and is not shown; it is acted upon all the same.
+        """
+        if self._batch or self.audits.pending:
+            self._store()
+        to_block, self._to_block = self._to_block, []
+        for container, rule, audit in to_block:
+            self.on_block(container, rule, audit)
+
+    def _store(self) -> None:
         batch, self._batch = self._batch, []
         try:
             stored = self.audits.add_many(batch)
@@ -245,6 +309,7 @@ class Pipeline:
                 self.channels.send(audit)  # the 2nd, 4th, 8th time: told, but no flood
 
     def _cgroup_created(self, event: Event) -> None:
+        self.on_cgroup(event.cgroup_id, event.path)
         if self.registry is not None:
             self.registry.cgroup_created(event.cgroup_id, event.path)
 
@@ -278,10 +343,9 @@ class Pipeline:
         container, cgroup_id = change.container, change.cgroup_id
         self._expected.pop(container.id, None)
         model = self.models.attach(container, complete=not change.running_before)
-        if not self._knowledge.number(model):
-            # Before the kernel judges by it, or everything known would be reported as novel.
-            self._knowledge.load(model)
-        watched = Watched(container, model, change.running_before)
+        watched = Watched(
+            container, model, change.running_before, rule=self.prevention.policy.rule(container)
+        )
         self._watched[cgroup_id] = watched
         for child in change.child_cgroups:
             self.kernel.alias(child, cgroup_id)
@@ -302,7 +366,7 @@ class Pipeline:
             container.image.reference,
             model.number,
             model.state,
-            ", under prevention" if watched.prevented_ns else "",
+            ", under prevention" if watched.prevented else "",
             ", it ran before" if change.running_before else "",
         )
 
@@ -314,26 +378,34 @@ class Pipeline:
             self.kernel.adopt(pid, container.cgroup_id, session=session)
 
     def _apply(self, watched: Watched) -> None:
-        """Let the kernel judge a container by its model as it is now, under prevention or not."""
-        container, model = watched.container, watched.model
+        """Let the kernel judge a container by its model and its rule as they are now."""
+        container, model, rule = watched.container, watched.model, watched.rule
         cgroup_id = container.cgroup_id
-        flags = _flags(container) | self.prevention.flags(container, model)
+        flags, mode = self._mode(container, model, rule)
+        if not self._knowledge.number(model, rule):
+            self._load(model, rule, container.pid)
         strangers = 0
-        begins = bool(flags & ContainerFlag.PREVENT) and not watched.prevented_ns
+        before, watched.mode = watched.mode.prevent, mode
+        begins = watched.prevented and not watched.settled
         if begins:
             strangers = self.prevention.settle(cgroup_id)
         self.kernel.watch(
             cgroup_id,
-            model=self._knowledge.number(model),
+            model=self._knowledge.number(model, rule),
             flags=flags,
+            mode=mode,
             init_pid=container.pid if watched.running_before else 0,
         )
         watched.flags = flags
-        if begins:
+        if mode.prevent & ~before:
             # Of a container that began under our eyes everything was under prevention, even what
             # happened before the kernel was told whose it is.
             fresh = not watched.running_before and not watched.flags_were_set
             watched.prevented_ns = 1 if fresh else int(self._clock() * 1e9)
+        elif not mode.prevent:
+            watched.prevented_ns = 0
+        if begins:
+            watched.settled = True
             for leftover in self.prevention.look_for_leftovers(cgroup_id, model):
                 self._tell_leftover(watched, leftover)
             if strangers:
@@ -343,26 +415,54 @@ class Pipeline:
                     container.name or container.short_id,
                     strangers,
                 )
-        elif watched.prevented_ns and not flags & ContainerFlag.PREVENT:
-            watched.prevented_ns = 0
+        elif watched.settled and not watched.prevented:
+            watched.settled = False
             self.prevention.forget(cgroup_id)
         watched.flags_were_set = True
         self.prevention.set_probe(may_detach=False)
 
+    def _mode(self, container: Container, model: Model, rule: Rule) -> tuple[ContainerFlag, Mode]:
+        if self.is_blocked(container.id):
+            return _flags(container), Mode.refusing()
+        flags, mode = self.prevention.mode(model, rule)
+        if self.sessions.reason(container.id):
+            flags |= ContainerFlag.SESSIONS
+        return _flags(container) | flags, mode
+
+    def _load(self, model: Model, rule: Rule, pid: int = 0) -> int:
+        """Put a model under a rule into the kernel; the number that it had before."""
+        denied = self._digests.denied_programs(model, rule, pid)
+        return self._knowledge.load(model, rule, denied=denied)
+
     def _expect(self, container: Container) -> None:
-        """A container was created: judge it from its first instruction, if its model is known."""
-        model = self.models.of_container(container)
-        if model is None or not self.prevention.flags(container, model):
+        """A container was created: judge it from its first instruction."""
+        if self.is_blocked(container.id):
+            # By a model that knows nothing: what the runtime executes in it is refused.
+            self._knowledge.load_nothing()
+            self.kernel.expect(
+                container.id,
+                model=self._knowledge.nothing,
+                flags=_flags(container),
+                mode=Mode.refusing(),
+            )
             return
-        if not self._knowledge.number(model):
-            self._knowledge.load(model)
+        rule = self.prevention.policy.rule(container)
+        model = self.models.of_container(container)
+        if model is None and rule.refused(active=False):
+            model = self.models.make(container)  # what the rule denies holds from the start
+        if model is None:
+            return
+        flags, mode = self._mode(container, model, rule)
+        if not mode.prevent:
+            self.kernel.expect_no_more(container.id)
+            return
+        if not self._knowledge.number(model, rule):
+            self._load(model, rule)
         if len(self._expected) >= _EXPECTED_MAX:
             self._expected.pop(next(iter(self._expected)))
         self._expected[container.id] = container
         self.kernel.expect(
-            container.id,
-            model=self._knowledge.number(model),
-            flags=_flags(container) | self.prevention.flags(container, model),
+            container.id, model=self._knowledge.number(model, rule), flags=flags, mode=mode
         )
 
     def _tell_leftover(self, watched: Watched, leftover: Leftover) -> None:
@@ -380,7 +480,8 @@ class Pipeline:
             walk_end=WalkEnd.ROOT,
             flags=EventFlag.LEFTOVER | (EventFlag.MAPPED if leftover.mapped else EventFlag(0)),
         )
-        self._audit(event, watched, watched.model.judge(event))
+        ruling = rule_on(event, watched.model, watched.rule, self._digests.of_event)
+        self._audit(event, watched, ruling)
 
     def _forget(self, cgroup_id: int) -> None:
         self._count_losses()
@@ -392,6 +493,7 @@ class Pipeline:
             self.models.detach(watched.container.id)
             self.prevention.forget(cgroup_id)
             self._expect(watched.container)  # it may be started again
+            self.on_gone(watched.container)
             _log.info("%s is gone", watched.container.name or watched.container.short_id)
 
     def tick(self) -> None:
@@ -399,6 +501,8 @@ class Pipeline:
         now = self._clock()
         self._count_losses()
         self._ask_about_strangers()
+        for session in self.sessions.over():
+            self.end_session(session.container_id, "its time is over")
         for moved in self.models.tick(now):
             model = self.models.get(moved.model_id)
             _log.info("model %s: %s → %s: %s", model.name, moved.old, moved.new, moved.cause)
@@ -422,7 +526,7 @@ class Pipeline:
 
     def _model_under_prevention(self, cgroup_id: int) -> Model | None:
         watched = self._watched.get(cgroup_id)
-        return watched.model if watched is not None and watched.prevented_ns else None
+        return watched.model if watched is not None and watched.prevented else None
 
     def _retire(self) -> None:
         """Let go of what earlier daemons left, once all containers are judged by our models."""
@@ -450,7 +554,8 @@ class Pipeline:
                 self.registry.process_seen(event.cgroup_id, event.pid)
 
     def flush(self) -> None:
-        """Write what the models learned."""
+        """Write what the models learned, and how often rules decided."""
+        self.hits.flush()
         try:
             self.models.flush()
         except StateError as error:
@@ -502,15 +607,111 @@ class Pipeline:
 
         Beside the old one: no container is without a model in between.
         """
-        old = self._knowledge.load(model)
+        old = self._knowledge.load_again(model)
         self._apply_all(model)
-        self._knowledge.drop(old)
+        for number in old:
+            self._knowledge.drop(number)
 
     def set_policy(self, policy: Policy) -> None:
-        """Let other rules hold from now on, for running containers as well."""
+        """Let other rules hold from now on, for running containers as well.
+
+        Each container goes over from the old to the new at once; at no moment is it without.
+        """
         self.prevention.policy = policy
         for watched in self._watched.values():
+            watched.rule = policy.rule(watched.container)
             self._apply(watched)
+        for container in list(self._expected.values()):
+            self._expect(container)
+        self._drop_unwanted()
+
+    def _drop_unwanted(self) -> None:
+        wanted: dict[str, set[str]] = defaultdict(set)
+        for watched in self._watched.values():
+            wanted[watched.model.id].add(watched.rule.fingerprint)
+        for container in self._expected.values():
+            rule = self.prevention.policy.rule(container)
+            wanted[container.model_id].add(rule.fingerprint)
+        self._knowledge.keep_only(wanted)
+
+    def apply_to(self, container_id: str) -> None:
+        """Tell the kernel anew about one container: it was blocked, or sessions are allowed."""
+        for watched in self._watched.values():
+            if watched.container.id == container_id:
+                self._apply(watched)
+
+    def expect_again(self, container: Container) -> None:
+        """Tell the kernel anew what becomes of a container that does not run."""
+        self._expect(container)
+
+    def allow_session(self, container: Container, *, seconds: float, reason: str) -> Session:
+        """Let people work by hand in a container for a while. Everything they do is audited.
+
+        Raises:
+            UsageError: no reason, or no time that makes sense.
+            StateError: it cannot be written.
+        """
+        session = self.sessions.allow(
+            container.id, container.name or container.short_id, seconds=seconds, reason=reason
+        )
+        self.apply_to(container.id)
+        self._tell_session(AuditType.SESSION_ALLOWED, Severity.MEDIUM, container, session, {})
+        return session
+
+    def end_session(self, container_id: str, why: str) -> int:
+        """End the allowed sessions of a container: processes that came in by them are killed.
+
+        Returns:
+            How many processes that were.
+        """
+        session = self.sessions.end(container_id)
+        if session is None:
+            return 0
+        killed = 0
+        for watched in self._watched.values():
+            container = watched.container
+            if container.id != container_id:
+                continue
+            self._apply(watched)
+            for process in self.kernel.processes():
+                if process.cgroup_id == container.cgroup_id and process.session:
+                    killed += self.kernel.kill(process.pid, process.exec_id)
+            facts = {"why": why, "killed": str(killed)}
+            self._tell_session(AuditType.SESSION_ENDED, Severity.INFO, container, session, facts)
+        return killed
+
+    def _tell_session(
+        self,
+        kind: AuditType,
+        severity: Severity,
+        container: Container,
+        session: Session,
+        facts: dict[str, str],
+    ) -> None:
+        now_ns = int(self._clock() * 1e9)
+        audit = self_audit(kind, severity, container, now_ns, Guarantee.DETECT)
+        audit.extra = {
+            "reason": session.reason,
+            "until": time.strftime("%Y-%m-%d %H:%M:%S%z", time.localtime(session.until)),
+            **facts,
+        }
+        self.record(audit)
+
+    def record(self, audit: Audit) -> None:
+        """Take in an audit that a response made; it is stored and told with the next ones."""
+        audit.host = audit.host or self._host
+        self._batch.append(audit)
+        if not self._draining:
+            self._deliver()
+
+    @property
+    def policy(self) -> Policy:
+        """The rules that hold now."""
+        return self.prevention.policy
+
+    def watched(self) -> list[Watched]:
+        """The containers under watch."""
+        return list(self._watched.values())
 
     async def prove(self, directory: Path) -> list[Attempt]:
         """Try whether the kernel still refuses; an alarm when the answer is not as promised.
@@ -570,7 +771,7 @@ class Pipeline:
     @property
     def preventing(self) -> bool:
         """Whether any container is under prevention."""
-        return any(watched.prevented_ns for watched in self._watched.values())
+        return any(watched.prevented for watched in self._watched.values())
 
     def status(self) -> dict[str, Any]:
         """Everything `rote status` shows, as plain values."""
@@ -589,7 +790,7 @@ class Pipeline:
             },
             "containers": len(self._watched),
             "prevention": {
-                "containers": sum(bool(w.prevented_ns) for w in self._watched.values()),
+                "containers": sum(w.prevented for w in self._watched.values()),
                 "globs": list(self.prevention.policy.prevent),
                 "on_error": "allow" if self.prevention.policy.allow_on_error else "deny",
                 "refused": totals.refused,
@@ -630,7 +831,8 @@ class Pipeline:
                     "cgroup": container.cgroup_path,
                     "model": watched.model.number,
                     "model_state": str(watched.model.state),
-                    "prevented": bool(watched.prevented_ns),
+                    "prevented": watched.prevented,
+                    "rule": watched.rule.name,
                     "refused": counters.refused,
                     "complete": not watched.running_before,
                     "known": counters.known,
@@ -655,14 +857,6 @@ def _flags(container: Container) -> ContainerFlag:
     if container.host_mount_namespace:
         flags |= ContainerFlag.HOST_MOUNTS
     return flags
-
-
-def _is_hard(event: Event) -> bool:
-    """Whether this is audited whoever does it, whatever the model's state."""
-    return audit_type(event, known_program=False) in (
-        AuditType.MEMORY_PROGRAM,
-        AuditType.CHANGED_PROGRAM,
-    )
 
 
 def resident_bytes() -> int:

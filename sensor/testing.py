@@ -34,6 +34,7 @@ import msgpack
 from sensor.errors import BadInputError
 from sensor.events import (
     Actor,
+    Detection,
     Event,
     EventFlag,
     EventKind,
@@ -43,14 +44,21 @@ from sensor.events import (
 )
 from sensor.kernel.port import (
     MODEL_ROOT_BASE,
+    NODE_ANY,
+    NODE_DENIED,
     NODE_PROGRAMS,
     NODE_RUNTIME,
+    NOTHING_REFUSED,
+    RULE_EXEC,
+    RULE_EXEC_ADDED,
+    RULE_EXEC_REPORT,
     Attachment,
     ContainerCounters,
     ContainerFlag,
     Edge,
     ExecEntry,
     LabelKind,
+    Mode,
     NameEntry,
     NodeFlag,
     Process,
@@ -58,6 +66,7 @@ from sensor.kernel.port import (
 )
 from sensor.models.keys import Program, written_paths
 from sensor.paths import DEPTH_MAX, canonical, split
+from sensor.rules.detection import detect
 
 _BELOW_SHIFT = 16  # in write entries: operations for everything below the node
 _LABEL_MAX = 255
@@ -81,6 +90,7 @@ class ReplayKernel:
         self.calls: list[Call] = []  # (method, arguments) of each call, in order
         self.fed: list[Event] = []  # everything fed, known or not, lost or not
         self.watched: dict[int, tuple[int, ContainerFlag]] = {}  # cgroup → (model, flags)
+        self.modes: dict[int, Mode] = {}
         self.aliases: dict[int, int] = {}
         self.adopted: dict[int, tuple[int, bool]] = {}  # pid → (cgroup, session)
         self.resolved: dict[int, int] = {}  # execution → program
@@ -115,10 +125,17 @@ class ReplayKernel:
         )
         if model and self._is_known(event, model):
             self._counters[cgroup_id].known += 1
-            return False
-        if model and flags & ContainerFlag.PREVENT and event.walk_end is not WalkEnd.BY_NAME:
-            self._refuse(event)
-            self._counters[cgroup_id].refused += 1
+            return bool(event.flags & EventFlag.REPORTED) and self._put(event, cgroup_id)
+        mode = self.modes.get(cgroup_id, NOTHING_REFUSED)
+        event.detection = self._detect(event, model)
+        allowed = flags & ContainerFlag.SESSIONS and event.actor is Actor.SESSION
+        if model and event.walk_end is not WalkEnd.BY_NAME:
+            if mode.prevent & 1 << event.detection and not allowed:
+                self._refuse(event)
+                self._counters[cgroup_id].refused += 1
+            elif mode.ignored & 1 << event.detection:
+                self._counters[cgroup_id].known += 1
+                return False
         return self._put(event, cgroup_id)
 
     def _refuse(self, event: Event) -> None:
@@ -172,17 +189,58 @@ class ReplayKernel:
             return False
         program = self.program_node(Program(event.path, event.applet))
         entry = ExecEntry(model, event.program_node, program, int(event.origin), int(event.actor))
-        if not program:
-            return False
+        wanted = [entry]
         if entry.actor != Actor.SERVICE and event.program:
             # Sessions and probes may do what the service does; coming in is not that.
-            service = replace(entry, actor=int(Actor.SERVICE))
-            return entry in self.known_executions or service in self.known_executions
-        return entry in self.known_executions
+            wanted.append(replace(entry, actor=int(Actor.SERVICE)))
+        for known in wanted if program else ():
+            if known in self.known_executions:
+                return True
+            if replace(known, reported=True) in self.known_executions:
+                event.flags |= EventFlag.REPORTED
+                return True
+        marks = self._program_marks(event, model, NODE_ANY)
+        if self._is_denied(event, model) or (
+            event.actor is not Actor.SERVICE and not event.program
+        ):
+            return False
+        if event.origin is Origin.MEMORY or (
+            event.origin in (Origin.ADDED, Origin.TMPFS) and not marks & RULE_EXEC_ADDED
+        ):
+            return False
+        if marks & RULE_EXEC_REPORT:
+            event.flags |= EventFlag.REPORTED
+        return bool(marks & (RULE_EXEC | RULE_EXEC_REPORT))
+
+    def _is_denied(self, event: Event, model: int) -> bool:
+        return bool(self._program_marks(event, model, NODE_DENIED | NODE_ANY) & RULE_EXEC)
+
+    def _program_marks(self, event: Event, model: int, program: int) -> int:
+        """What a rule says of an executed program: by its path, its name, its applet."""
+        if not self.watched[event.cgroup_id][1] & ContainerFlag.RULES:
+            return 0
+        marks = self._operations(model, program, event.path)
+        for name in {event.path.rpartition("/")[2], event.applet} - {""}:
+            edge = self._edges.get((MODEL_ROOT_BASE + model, LabelKind.NAME, os.fsencode(name)))
+            if edge is not None:
+                marks |= self.known_writes.get((edge.node, program), 0)
+        return marks
+
+    def _detect(self, event: Event, model: int) -> Detection:
+        """The kernel's choice of ``exec_detect()`` and ``object_detect()``."""
+        if event.kind is EventKind.EXEC:
+            program = self.program_node(Program(event.path, event.applet))
+            elsewhere = ExecEntry(model, NODE_ANY, program, 0, 0) in self.known_executions
+            denied = bool(model) and self._is_denied(event, model)
+            return detect(event, known_program=elsewhere, denied=denied)
+        denied = any(
+            self._operations(model, NODE_DENIED | program, path) & operation
+            for path, operation in written_paths(event)
+            for program in (event.program_node, NODE_ANY)
+        )
+        return detect(event, known_program=False, denied=denied)
 
     def _change_is_known(self, event: Event, model: int) -> bool:
-        if not event.program_node:
-            return False
         if event.walk_end is WalkEnd.BY_NAME:
             second = event.walk_end2 is WalkEnd.BY_NAME
             return self._name_is_known(event, model, second=False) and (
@@ -192,8 +250,11 @@ class ReplayKernel:
             return False
         if event.path2 and event.walk_end2 is not WalkEnd.ROOT:
             return False
+        programs = [event.program_node]
+        if self.watched[event.cgroup_id][1] & ContainerFlag.RULES:
+            programs.append(NODE_ANY)
         return all(
-            self._operations(model, event.program_node, path) & operation
+            any(self._operations(model, program, path) & operation for program in programs)
             for path, operation in written_paths(event)
         )
 
@@ -264,10 +325,21 @@ class ReplayKernel:
             os.eventfd_read(self._signal)
         return events
 
-    def watch(self, cgroup_id: int, *, model: int, flags: ContainerFlag, init_pid: int = 0) -> None:
+    def watch(
+        self,
+        cgroup_id: int,
+        *,
+        model: int,
+        flags: ContainerFlag,
+        init_pid: int = 0,
+        mode: Mode = NOTHING_REFUSED,
+    ) -> None:
         """See ``Kernel.watch``."""
-        self._note("watch", cgroup_id=cgroup_id, model=model, flags=flags, init_pid=init_pid)
+        self._note(
+            "watch", cgroup_id=cgroup_id, model=model, flags=flags, init_pid=init_pid, mode=mode
+        )
         self.watched[cgroup_id] = model, flags
+        self.modes[cgroup_id] = mode
 
     def alias(self, cgroup_id: int, container_cgroup_id: int) -> None:
         """See ``Kernel.alias``."""
@@ -368,14 +440,20 @@ class ReplayKernel:
         """See ``Kernel.set_write_probe``."""
         self._note("set_write_probe", on=on)
 
-    def expect(self, container_id: str, *, model: int, flags: ContainerFlag) -> None:
+    def expect(
+        self, container_id: str, *, model: int, flags: ContainerFlag, mode: Mode = NOTHING_REFUSED
+    ) -> None:
         """See ``Kernel.expect``."""
-        self._note("expect", container_id=container_id, model=model, flags=flags)
+        self._note("expect", container_id=container_id, model=model, flags=flags, mode=mode)
 
     def resolve(self, exec_id: int, program: int) -> None:
         """See ``Kernel.resolve``."""
         self._note("resolve", exec_id=exec_id, program=program)
         self.resolved[exec_id] = program
+
+    def expect_no_more(self, container_id: str) -> None:
+        """See ``Kernel.expect_no_more``."""
+        self._note("expect_no_more", container_id=container_id)
 
     def put_names(self, entries: Iterable[NameEntry]) -> None:
         """See ``Kernel.put_names``."""
@@ -412,8 +490,8 @@ class ReplayKernel:
 
 _TYPES: dict[str, type[Any]] = {
     "kind": EventKind, "operation": Operation, "actor": Actor, "origin": Origin,
-    "walk_end": WalkEnd, "walk_end2": WalkEnd, "flags": EventFlag, "argv": tuple, "base": tuple,
-    "base2": tuple,
+    "walk_end": WalkEnd, "walk_end2": WalkEnd, "detection": Detection,
+    "flags": EventFlag, "argv": tuple, "base": tuple, "base2": tuple,
 }  # fmt: skip
 _FIELDS = {entry.name: entry for entry in fields(Event)}
 _NEEDED = ("kind", "time_ns", "cgroup_id", "operation")

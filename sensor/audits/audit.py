@@ -123,6 +123,8 @@ class Audit:
     id: int = 0
     extra: dict[str, str] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()  # of a response that has several
+    sequence: int = 0  # newest entry of the hash chain about it; 0 until it is stored
+    hash: str = ""  # of that entry, 64 hex digits
 
     def identity(self) -> tuple[object, ...]:
         """What makes two audits repeats of one another within the window."""

@@ -72,3 +72,55 @@ def techniques(event: Event, audit_type: AuditType) -> tuple[str, ...]:
     if event.operation in (Operation.MOUNT, Operation.PIVOT_ROOT):
         found.append("T1611")
     return tuple(dict.fromkeys(found))
+
+
+TACTICS = {
+    "TA0002": "Execution",
+    "TA0003": "Persistence",
+    "TA0004": "Privilege Escalation",
+    "TA0005": "Defense Evasion",
+    "TA0007": "Discovery",
+    "TA0011": "Command and Control",
+}
+# Technique → its tactics, the one it is mostly seen for first.
+_TACTICS = {
+    "T1059.004": ("TA0002",),
+    "T1059.006": ("TA0002",),
+    "T1105": ("TA0011",),
+    "T1095": ("TA0011",),
+    "T1620": ("TA0005",),
+    "T1036": ("TA0005",),
+    "T1609": ("TA0002",),
+    "T1053.003": ("TA0003", "TA0002", "TA0004"),
+    "T1098.004": ("TA0003", "TA0004"),
+    "T1574.006": ("TA0003", "TA0004", "TA0005"),
+    "T1136.001": ("TA0003",),
+    "T1222.002": ("TA0005",),
+    "T1070.004": ("TA0005",),
+    "T1548.001": ("TA0004", "TA0005"),
+    "T1543.002": ("TA0003", "TA0004"),
+    "T1611": ("TA0004",),
+    "T1046": ("TA0007",),
+}
+# What sub-techniques belong to; OCSF and ECS name both.
+PARENTS = {
+    "T1059": "Command and Scripting Interpreter",
+    "T1053": "Scheduled Task/Job",
+    "T1098": "Account Manipulation",
+    "T1574": "Hijack Execution Flow",
+    "T1136": "Create Account",
+    "T1222": "File and Directory Permissions Modification",
+    "T1070": "Indicator Removal",
+    "T1548": "Abuse Elevation Control Mechanism",
+    "T1543": "Create or Modify System Process",
+}
+
+
+def tactics(technique: str) -> tuple[str, ...]:
+    """Ids of the tactics a technique serves; none of a technique that is not ours."""
+    return _TACTICS.get(technique, ())
+
+
+def technique_name(technique: str) -> str:
+    """Name of a technique or sub-technique; empty when it is not ours."""
+    return TECHNIQUES.get(technique) or PARENTS.get(technique, "")

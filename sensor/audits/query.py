@@ -58,6 +58,7 @@ class AuditQuery:
     action: str = ""
     severity: int = 0  # at least
     path: str = ""  # glob over both paths
+    rule: str = ""  # glob over the name of the rule that decided
     since_ns: int = 0
     until_ns: int = 0
     after_id: int = 0
@@ -83,6 +84,7 @@ class AuditQuery:
             else "",
             severity=Severity[_choice("severity", severity, names).upper()] if severity else 0,
             path=str(options.get("path") or ""),
+            rule=str(options.get("rule") or ""),
             since_ns=parse_time(options["since"]) if options.get("since") else 0,
             until_ns=parse_time(options["until"]) if options.get("until") else 0,
             after_id=int(options.get("after_id") or 0),
@@ -120,6 +122,8 @@ class AuditQuery:
                 glob,
                 glob,
             )
+        if self.rule:
+            add("rule GLOB ?", self.rule)
         if self.since_ns:
             add("last_ns >= ?", self.since_ns)
         if self.until_ns:
@@ -145,6 +149,7 @@ class AuditQuery:
                 or fnmatch.fnmatchcase(audit.path, self.path)
                 or fnmatch.fnmatchcase(audit.path2, self.path)
             )
+            and (not self.rule or fnmatch.fnmatchcase(audit.rule, self.rule))
             and audit.last_ns >= self.since_ns
             and (not self.until_ns or audit.time_ns <= self.until_ns)
         )

@@ -6,9 +6,8 @@ from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Sev
 from sensor.audits.mitre import techniques
 from sensor.audits.scrub import scrub_argv
 from sensor.containers.container import Container
-from sensor.events import Actor, Event, EventFlag, EventKind, Operation, Origin, WalkEnd
+from sensor.events import Event, EventFlag, EventKind, WalkEnd
 from sensor.models.keys import Program
-from sensor.paths import is_protected
 
 _SEVERITY = {
     AuditType.UNKNOWN_PROGRAM: Severity.HIGH,
@@ -39,34 +38,44 @@ _REMARKS = {
 }
 
 
-def audit_type(event: Event, *, known_program: bool) -> AuditType:
-    """What kind of deviation a novel event is."""
-    if event.kind is EventKind.EXEC:
-        if event.origin is Origin.MEMORY:
-            return AuditType.MEMORY_PROGRAM
-        if event.walk_end not in (WalkEnd.ROOT, WalkEnd.BY_NAME):
-            return AuditType.UNRESOLVED_OBJECT
-        if event.origin in (Origin.ADDED, Origin.TMPFS) and (
-            event.operation is not Operation.SCRIPT
-        ):
-            return AuditType.CHANGED_PROGRAM
-        if event.actor is Actor.SESSION and not event.program:
-            return AuditType.EXEC_SESSION
-        return AuditType.UNKNOWN_PARENT if known_program else AuditType.UNKNOWN_PROGRAM
-    if is_protected(event.path) or (event.path2 and is_protected(event.path2)):
-        return AuditType.PROTECTED_WRITE
-    if event.walk_end not in (WalkEnd.ROOT, WalkEnd.BY_NAME):
-        return AuditType.UNRESOLVED_OBJECT
-    return AuditType.UNKNOWN_WRITE
+def self_audit(
+    kind: AuditType,
+    severity: Severity,
+    container: Container,
+    time_ns: int,
+    guarantee: Guarantee,
+    *,
+    action: Action = Action.ALERT,
+) -> Audit:
+    """An audit of what Rote itself, or a person through it, did to a container."""
+    return Audit(
+        time_ns=time_ns,
+        last_ns=time_ns,
+        host="",
+        container_id=container.id,
+        container_name=container.name,
+        image=container.image.reference,
+        sensor=Sensor.SELF,
+        type=kind,
+        severity=severity,
+        model_id="",
+        model_state="",
+        action=action,
+        guarantee=guarantee,
+        namespace=container.namespace,
+        pod=container.pod,
+        pod_container=container.pod_container,
+        runtime=container.runtime,
+    )
 
 
 def audit_from_event(
     event: Event,
     container: Container,
+    kind: AuditType,
     *,
     model_id: str,
     model_state: str,
-    known_program: bool,
     rule: str,
     action: Action,
     guarantee: Guarantee,
@@ -80,9 +89,9 @@ def audit_from_event(
     Args:
         event: what happened.
         container: where.
+        kind: what kind of deviation it is.
         model_id: of the model it deviates from.
         model_state: the model's state at that moment.
-        known_program: an execution whose program the model knows under another parent.
         rule: name of the rule that decided.
         action: what the rule asks for.
         guarantee: what this host can really do.
@@ -91,7 +100,6 @@ def audit_from_event(
         parents: programs above the acting one, nearest first.
         severity: instead of the type's own.
     """
-    kind = audit_type(event, known_program=known_program)
     is_exec = event.kind is EventKind.EXEC
     if is_exec:
         program = Program(event.path, event.applet)

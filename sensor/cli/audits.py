@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,23 @@ import click
 import orjson
 
 from sensor.audits.audit import Action, Audit, AuditType, Severity
-from sensor.audits.formats import COLUMNS, one_line, render, row, to_json, to_ocsf, when
+from sensor.audits.formats import (
+    COLUMNS,
+    FORMATS,
+    escape,
+    iso,
+    one_line,
+    render,
+    row,
+    to_json,
+    when,
+)
+from sensor.audits.head import parse_head
 from sensor.audits.query import AuditQuery
 from sensor.audits.store import AuditStore, unpack_audit
+from sensor.audits.verify import Verification, verify
 from sensor.cli.output import F, emit_json, emit_lines, emit_table, output_option
-from sensor.errors import NotRunningError, UsageError
+from sensor.errors import BadInputError, NotRunningError, UsageError
 
 _FILTERS = (
     click.option("--container", "-c", help="Name, beginning of the id, or a glob."),
@@ -27,6 +40,7 @@ _FILTERS = (
         help="At least this.",
     ),
     click.option("--path", help="Glob over the paths."),
+    click.option("--rule", help="Glob over the name of the rule that decided."),
     click.option("--since", help="An age (2h), a time (2026-11-23T14:00) or epoch seconds."),
     click.option("--until", help="Like --since."),
 )
@@ -112,15 +126,15 @@ def follow(context: Any, /, output: str, **filters: Any) -> None:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["jsonl", "ocsf"]),
-    default="jsonl",
+    type=click.Choice(list(FORMATS)),
+    default="rote",
     show_default=True,
-    help="Our own fields, or OCSF detection findings with them inside.",
+    help="Our own fields, OCSF detection findings, the Elastic Common Schema, or as Falco writes.",
 )
 @click.pass_obj
 def export(context: Any, /, file: Path, form: str, **filters: Any) -> None:
     """Write audits to a FILE ("-": standard output), one JSON object a line."""
-    shape = to_ocsf if form == "ocsf" else to_json
+    shape = FORMATS[form]
     found = _query(context, {**filters, "limit": 0})
     if str(file) == "-":
         emit_lines(shape(audit) for audit in found)
@@ -131,6 +145,89 @@ def export(context: Any, /, file: Path, form: str, **filters: Any) -> None:
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}; the audits were not exported") from error
     click.echo(f"{file}: {len(found)} audits")
+
+
+@audits.command("verify")
+@click.option(
+    "--head",
+    "heads",
+    multiple=True,
+    metavar="SEQUENCE:HASH",
+    help="Noted elsewhere: from an alert, the journal, or an earlier verify. May be repeated.",
+)
+@output_option
+@click.pass_obj
+def verify_(context: Any, /, heads: tuple[str, ...], output: str) -> None:
+    """Check that no audit was changed, removed or put in since it was recorded.
+
+    The database is read here, also while a daemon runs; what the daemon remembers of its head is
+    checked against it. Exits with 3 when something is wrong.
+
+    \b
+    Examples:
+      rote audits verify
+      rote audits verify --head 1207:9f2c...
+    """
+    noted = [parse_head(head) for head in heads]
+    try:
+        answer = context.client.ask("audits.head")
+        path, remembered = Path(answer["database"]), parse_head(answer["head"])
+    except NotRunningError as error:
+        path, remembered = context.state_dir / "audits.db", None
+        if not path.exists():
+            raise error from None
+    found = verify(path, noted, remembered=remembered, progress=_progress())
+    if output == "table":
+        click.echo("\n".join(_findings(found)))
+    else:
+        facts = {
+            "database": str(path),
+            "good": found.good,
+            "audits": found.audits,
+            "entries": found.entries,
+            "first": found.first,
+            "head": str(found.head),
+            "pruned": found.pruned,
+            "pruned_time": iso(found.pruned_ns) if found.pruned_ns else None,
+            "taken_over": found.taken_over,
+            "wrong": found.wrong,
+            "problems": [escape(problem) for problem in found.problems],
+        }
+        (emit_json if output == "json" else lambda value: emit_lines([value]))(facts)
+    if not found.good:
+        raise BadInputError(
+            f"{path}: {found.wrong} {'thing is' if found.wrong == 1 else 'things are'} not as "
+            "recorded"
+        )
+
+
+def _progress() -> Callable[[int], None] | None:
+    """A line on standard error that counts, when a person looks at it."""
+    if not sys.stderr.isatty():
+        return None
+    return lambda entries: click.echo(f"\r{entries} entries checked", err=True, nl=False)
+
+
+def _findings(found: Verification) -> list[str]:
+    last = found.head.sequence
+    lines = [
+        f"audits    {found.audits}",
+        f"entries   {found.entries}" + (f", {found.first} to {last}" if found.entries else ""),
+        f"head      {found.head}",
+    ]
+    if found.pruned_ns:
+        lines.append(f"pruned    {found.pruned} audits, last {when(found.pruned_ns)}")
+    if found.taken_over:
+        lines.append(
+            f"older     {found.taken_over} audits are from before there was a chain: unchanged "
+            "since they were taken over"
+        )
+    lines.extend(f"WRONG     {escape(problem)}" for problem in found.problems)
+    if found.wrong > len(found.problems):
+        lines.append(f"WRONG     and {found.wrong - len(found.problems)} more")
+    if found.good:
+        lines.append("good      every audit is what was recorded")
+    return lines
 
 
 def _given(filters: dict[str, Any]) -> dict[str, Any]:

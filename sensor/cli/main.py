@@ -10,12 +10,15 @@ import click
 
 from sensor import __version__
 from sensor.cli.audits import audits
+from sensor.cli.block import COMMANDS as BLOCK_COMMANDS
 from sensor.cli.containers import containers
 from sensor.cli.demo import demo
 from sensor.cli.doctor import doctor
 from sensor.cli.evidence import evidence
 from sensor.cli.models import models
+from sensor.cli.rules import rules
 from sensor.cli.run import run
+from sensor.cli.session import session
 from sensor.cli.shell import completion, man
 from sensor.cli.status import status
 from sensor.cli.stop import stop
@@ -77,7 +80,9 @@ def rote(context: click.Context, run_dir: Path, state_dir: Path, debug: bool) ->
 
 
 for command in (
-    run, stop, status, doctor, containers, models, audits, evidence, unload, demo, completion, man,
+    run, stop, status, doctor, containers, models, rules, session, audits, *BLOCK_COMMANDS,
+    evidence, unload, demo,
+    completion, man,
 ):  # fmt: skip
     rote.add_command(command)
 

@@ -260,3 +260,28 @@ def rm(context: Any, /, model: str, yes: bool) -> None:
         click.confirm(f"Forget model {model} and everything it learned?", abort=True)
     gone = context.client.ask("models.remove", name=model)
     click.echo(f"#{gone['number']} {escape(gone['image'])}: forgotten, {gone['keys']} keys")
+
+
+@models.command("copy-to-rule")
+@click.argument("model")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.pass_obj
+def copy_to_rule(context: Any, /, model: str, file: Path) -> None:
+    """Write a rule FILE ("-": standard output) that allows what a model learned.
+
+    It is a start for editing: programs without their callers, changes with their programs.
+    """
+    import yaml
+
+    text = yaml.safe_dump(
+        context.client.ask("models.copy_to_rule", name=model), sort_keys=False, allow_unicode=True
+    )
+    if str(file) == "-":
+        click.echo(text, nl=False)
+        return
+    try:
+        with file.open("x", encoding="utf-8", errors="surrogateescape") as target:
+            target.write(text)
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}; the rule was not written") from error
+    click.echo(f"{file}: look at it, then put it among the rules")

@@ -18,10 +18,13 @@ from sensor.config import (
 )
 
 
-class _Duration(click.ParamType[float]):
+class Duration(click.ParamType[float]):
+    """Seconds, written like 90s, 15m, 1h30m."""
+
     name = "duration"
 
     def convert(self, value: Any, _param: Any, _context: Any) -> float:
+        """Source: ``click.ParamType.convert``."""
         return value if isinstance(value, float) else parse_duration(value)
 
 
@@ -42,14 +45,14 @@ class _Watch(click.ParamType[str]):
 @click.command(context_settings={"auto_envvar_prefix": "ROTE"})
 @click.option(
     "--learn",
-    type=_Duration(),
+    type=Duration(),
     default="1h",
     show_default=True,
     help="How long a model learns, added up over the containers of its image.",
 )
 @click.option(
     "--dry-run",
-    type=_Duration(),
+    type=Duration(),
     default="24h",
     show_default=True,
     help="How long nothing new must happen before a model becomes active.",
@@ -61,6 +64,14 @@ class _Watch(click.ParamType[str]):
     help="Refuse what the model does not know, in containers whose name or image matches, once "
     "the model is active; may be given several times. Without it: alert.",
 )
+@click.option(
+    "--rules",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/rote/rules.d"),
+    show_default=True,
+    help="Rule files: a directory of *.yaml, or one file. Read again when they change.",
+)
+@click.option("--cluster", default="", help="Name of the cluster this host belongs to, for scopes.")
 @click.option(
     "--on-error",
     type=click.Choice(ON_ERROR),
@@ -84,14 +95,22 @@ class _Watch(click.ParamType[str]):
 )
 @click.option(
     "--evidence-time",
-    type=_Duration(),
+    type=Duration(),
     default="30s",
     show_default=True,
     help="How long taking evidence may take before a container is stopped.",
 )
 @click.option(
+    "--block-grace",
+    type=Duration(),
+    default="0s",
+    show_default=True,
+    help="How long a container that is blocked may take to end by itself; 0: it is killed as it "
+    "stands.",
+)
+@click.option(
     "--canary",
-    type=_Duration(),
+    type=Duration(),
     default="60s",
     show_default=True,
     help="How often to try, in a cgroup of its own, whether the kernel still refuses; 0: never. "
@@ -151,7 +170,7 @@ class _Watch(click.ParamType[str]):
 )
 @click.option(
     "--audit-window",
-    type=_Duration(),
+    type=Duration(),
     default="60s",
     show_default=True,
     help="Repeats within this time are counted into one audit.",
@@ -213,10 +232,13 @@ def run(context: Any, /, **options: Any) -> None:
             attach=options["attach"],
             write_probe=options["write_probe"],
             prevent=tuple(options["prevent"]),
+            rules=options["rules"],
+            cluster=options["cluster"],
             on_error=options["on_error"],
             evidence_quota=options["evidence_quota"],
             evidence_pack_max=options["evidence_pack"],
             evidence_seconds=options["evidence_time"],
+            block_grace_seconds=options["block_grace"],
             canary_seconds=options["canary"],
             ring_size=options["ring_size"],
             runtimes=tuple(options["runtimes"]),

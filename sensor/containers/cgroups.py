@@ -120,3 +120,13 @@ def shares_host_mounts(pid: int) -> bool:
         return Path(f"/proc/{pid}/ns/mnt").stat().st_ino == Path("/proc/self/ns/mnt").stat().st_ino
     except OSError:
         return True
+
+
+def share_mounts(pid: int, other: int) -> bool:
+    """Whether two processes, both of which run, live in the same mount namespace."""
+    try:
+        return Path(f"/proc/{pid}/ns/mnt").stat().st_ino == (
+            Path(f"/proc/{other}/ns/mnt").stat().st_ino
+        )
+    except OSError:
+        return False

@@ -69,12 +69,20 @@ class DockerRuntime:
         return self._client
 
     async def _get(self, path: str, **params: str) -> Any:
-        return await self._request("GET", path, params)
+        return (await self._request("GET", path, params))[1]
 
     async def _post(
         self, path: str, *, body: Any = None, seconds: float = 0.0, **params: str
-    ) -> Any:
-        return await self._request("POST", path, params, body=body, seconds=seconds)
+    ) -> int:
+        """Ask for something to be done; the status of the answer: 304 where it is so already.
+
+        Raises:
+            RuntimeUnavailableError: no answer, a refusal, or no such container.
+        """
+        status, _ = await self._request("POST", path, params, body=body, seconds=seconds)
+        if status == 404:
+            raise RuntimeUnavailableError(f"{self._address}: {path}: there is no such container")
+        return status
 
     async def _request(
         self,
@@ -84,8 +92,8 @@ class DockerRuntime:
         *,
         body: Any = None,
         seconds: float = 0.0,
-    ) -> Any:
-        """The JSON answer to one request; None for "no such object", and for an empty answer.
+    ) -> tuple[int, Any]:
+        """Status and JSON answer of one request; None for "no such object" and for no answer.
 
         Args:
             method: of HTTP.
@@ -107,14 +115,14 @@ class DockerRuntime:
                 timeout=aiohttp.ClientTimeout(total=_SECONDS + seconds),
             ) as response:
                 if response.status == 404:
-                    return None
+                    return 404, None
                 answer = await response.read()
                 if response.status >= 400:
                     message = answer.decode(errors="replace")[:200].strip()
                     raise RuntimeUnavailableError(
                         f"{self._address}: {path}: {response.status} {message}"
                     )
-                return orjson.loads(answer) if answer.strip() else None
+                return response.status, orjson.loads(answer) if answer.strip() else None
         except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError) as error:
             raise RuntimeUnavailableError(
                 f"{self._address}: {str(error) or type(error).__name__}"
@@ -216,7 +224,7 @@ class DockerRuntime:
     async def changes(self, container_id: str) -> list[tuple[str, str]]:
         """See ``Control.changes``."""
         # Comparing a large file system takes a while.
-        found = await self._request(
+        _, found = await self._request(
             "GET", f"/containers/{container_id}/changes", {}, seconds=_EXPORT_SECONDS
         )
         kinds = ("changed", "added", "deleted")
@@ -253,7 +261,7 @@ class DockerRuntime:
 
     async def set_restart_policy(self, container_id: str, policy: RestartPolicy) -> None:
         """See ``Control.set_restart_policy``."""
-        answer = await self._post(
+        await self._post(
             f"/containers/{container_id}/update",
             body={
                 "RestartPolicy": {
@@ -262,18 +270,15 @@ class DockerRuntime:
                 }
             },
         )
-        if answer is None:
-            raise RuntimeUnavailableError(
-                f"{self._address}: container {container_id[:12]}: there is none"
-            )
 
-    async def stop(self, container_id: str, grace_seconds: float) -> None:
+    async def stop(self, container_id: str, grace_seconds: float) -> bool:
         """See ``Control.stop``."""
-        await self._post(
+        status = await self._post(
             f"/containers/{container_id}/stop",
             seconds=grace_seconds + _EXPORT_SECONDS,
             t=str(max(0, round(grace_seconds))),
         )
+        return status != 304
 
     async def start(self, container_id: str) -> None:
         """See ``Control.start``."""

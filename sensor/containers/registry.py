@@ -104,6 +104,13 @@ class Registry:
         """All known containers."""
         return list(self._by_cgroup.values())
 
+    async def inspect(self, name: str) -> Container | None:
+        """A container by its name, its id or the beginning of one, also when it does not run.
+
+        A runtime that does not answer is passed over.
+        """
+        return await self._ask(name)
+
     def statuses(self) -> list[RuntimeStatus]:
         """How the runtimes are."""
         return [runtime.status() for runtime in self._runtimes]

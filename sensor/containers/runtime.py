@@ -91,10 +91,11 @@ class Control(Protocol):
     async def set_restart_policy(self, container_id: str, policy: RestartPolicy) -> None:
         """Change that. It is durable: it outlives the runtime's daemon."""
 
-    async def stop(self, container_id: str, grace_seconds: float) -> None:
-        """Stop it as a person would, so that no restart policy brings it back.
+    async def stop(self, container_id: str, grace_seconds: float) -> bool:
+        """Stop it as a person would, so that the policy "unless-stopped" does not bring it back.
 
-        Returns at once when it does not run.
+        Returns:
+            False when it did not run: then the runtime does not count it as stopped by hand.
         """
 
     async def start(self, container_id: str) -> None:

@@ -31,15 +31,20 @@ class Client:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def ask(self, verb: str, /, **args: Any) -> Any:
+    def ask(self, verb: str, /, *, within: float = _SECONDS, **args: Any) -> Any:
         """The answer to one request.
+
+        Args:
+            verb: what to do.
+            within: seconds that the daemon may take.
+            args: of the verb.
 
         Raises:
             NotRunningError: no daemon answers.
             NotRootError: the socket is not ours to use.
             RemoteError: the daemon refuses, with its reason.
         """
-        with self._connect(_SECONDS) as connection:
+        with self._connect(within) as connection:
             self._request(connection, verb, args)
             return self._read(connection)["result"]
 
@@ -96,7 +101,8 @@ class Client:
                 part = connection.recv(min(size - len(data), 1 << 20))
             except TimeoutError as error:
                 raise NotRunningError(
-                    f"{self._path}: the daemon did not answer within {_SECONDS:.0f} s"
+                    f"{self._path}: the daemon did not answer within "
+                    f"{connection.gettimeout() or 0:.0f} s"
                 ) from error
             except OSError as error:
                 raise NotRunningError(f"{self._path}: {error.strerror}") from error

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Any
 
-from sensor.containers.container import Container
-from sensor.containers.runtime import Runtime
+from sensor.control.blocking import Find, one_of
 from sensor.control.server import Handler
-from sensor.errors import RuntimeUnavailableError, UsageError
 from sensor.responses.evidence.collect import Collector
 from sensor.responses.evidence.store import IndexEntry
 
-# Finds what a person may mean: a name, an id or the beginning of one.
-Find = Callable[[str], Awaitable[list[Container]]]
 _BEAT_SECONDS = 1.0
 
 
@@ -30,7 +26,7 @@ def evidence_handlers(collector: Collector, find: Find) -> dict[str, Handler]:
 
     async def collect(args: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Steps as they are taken, ``{"step": …}``, then ``{"pack": …}``."""
-        container = _one_of(await find(str(args.get("name", ""))), str(args.get("name", "")))
+        container = one_of(await find(str(args.get("name", ""))), str(args.get("name", "")))
         steps: asyncio.Queue[str] = asyncio.Queue()
         task = asyncio.create_task(
             collector.collect(
@@ -74,38 +70,6 @@ def evidence_handlers(collector: Collector, find: Find) -> dict[str, Handler]:
         "evidence.collect": collect,
         "evidence.prune": prune,
     }
-
-
-def finder(containers: Callable[[], Iterable[Container]], runtimes: Sequence[Runtime]) -> Find:
-    """Finds among watched containers, then asks the runtimes, which know ended ones as well."""
-
-    async def find(name: str) -> list[Container]:
-        watched = list(containers())
-        for same in (
-            lambda c: name in (c.name, c.id),
-            lambda c: len(name) >= 4 and c.id.startswith(name),
-        ):
-            if found := [container for container in watched if same(container)]:
-                return found
-        for runtime in runtimes:
-            try:
-                container = await runtime.inspect(name) if name else None
-            except RuntimeUnavailableError:
-                continue
-            if container is not None:
-                return [container]
-        return []
-
-    return find
-
-
-def _one_of(found: list[Container], name: str) -> Container:
-    if not found:
-        raise UsageError(f"container {name!r}: there is none; see: rote containers")
-    if len(found) > 1:
-        names = ", ".join(sorted(container.short_id for container in found))
-        raise UsageError(f"container {name!r}: {len(found)} match: {names}; give more of the id")
-    return found[0]
 
 
 def _row(entry: IndexEntry) -> dict[str, Any]:

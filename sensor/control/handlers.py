@@ -55,6 +55,7 @@ class Handlers:
             "audits.list": self._audits_list,
             "audits.show": self._audits_show,
             "audits.follow": self._audits_follow,
+            "audits.head": self._audits_head,
         }
 
     def _status(self, _: dict[str, Any]) -> dict[str, Any]:
@@ -134,6 +135,11 @@ class Handlers:
         if audit is None:
             raise UsageError(f"audit {number}: there is none; see: rote audits list")
         return packed(audit)
+
+    def _audits_head(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Where the audits are, and the head of their chain as this process remembers it."""
+        store = self._pipeline.audits
+        return {"database": str(store.path.absolute()), "head": str(store.head)}
 
     async def _audits_follow(self, args: dict[str, Any]) -> AsyncIterator[bytes]:
         query = AuditQuery.from_options({**args, "limit": int(args.get("limit") or 10)})

@@ -44,9 +44,9 @@ _RAW_TRACEPOINT, _TRACING, _LSM = 17, 26, 29  # enum bpf_prog_type
 
 # Without these Rote would miss whole classes of behaviour, so their absence is an error.
 MANDATORY = (
-    "sched_process_exec", "sched_process_fork", "sched_process_exit", "cgroup_mkdir",
-    "cgroup_rmdir", "sys_exit", "file_open", "path_rename", "path_unlink", "bprm_check_security",
-    "mmap_file", "path_mknod",
+    "sched_process_exec", "bprm_committed_creds", "sched_process_fork", "sched_process_exit",
+    "cgroup_mkdir", "cgroup_rmdir", "sys_exit", "file_open", "path_rename", "path_unlink",
+    "bprm_check_security", "mmap_file", "path_mknod",
 )  # fmt: skip
 # An older kernel has other hooks, or no system call, for what these see.
 NEWER = ("file_truncate", "inode_file_setattr")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sensor.events import (
     Actor,
+    Detection,
     Event,
     EventFlag,
     EventKind,
@@ -57,7 +58,7 @@ class Decoder:
             kind, _size, ktime_ns, cgroup_id, base_device, base_inode, base2_device, base2_inode,
             exec_id, caller_exec_id,
             pid, tid, parent_pid, uid, gid, model, operation, actor, origin, walk_end, walk_end2,
-            flags, open_flags, program_node, error, _pad, *ends,
+            flags, open_flags, program_node, error, detection, *ends,
         ) = values  # fmt: skip
         text = bytes(data[self._size : self._size + ends[-1]])
         time_ns = ktime_ns + self._offset_ns
@@ -100,6 +101,7 @@ class Decoder:
             name2=name2,
             exec_id=exec_id,
             caller_exec_id=caller_exec_id,
+            detection=Detection(detection),
         )
         if kind == EventKind.EXEC:
             event.path = path

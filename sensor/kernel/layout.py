@@ -120,6 +120,7 @@ _MIRRORED = (
     ("operation", "OPERATION_", events.Operation),
     ("operation_class", "OPERATION_CLASS_", events.OperationClass),
     ("origin", "ORIGIN_", events.Origin),
+    ("detection", "DETECTION_", events.Detection),
     ("actor", "ACTOR_", events.Actor),
     ("walk_end", "WALK_END_", events.WalkEnd),
     ("event_flag", "EVENT_FLAG_", events.EventFlag),

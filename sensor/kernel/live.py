@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import orjson
 
 from sensor.errors import KernelSupportError
-from sensor.events import Event, EventFlag, EventKind, Operation, WalkEnd
+from sensor.events import Actor, Event, EventFlag, EventKind, Operation, WalkEnd
 from sensor.kernel import bpf
 from sensor.kernel.build import remove_pins
 from sensor.kernel.decode import Decoder, Record, applet_of
@@ -27,12 +27,14 @@ from sensor.kernel.port import (
     ERROR_CAUSES,
     NODE_PROGRAMS,
     NODE_RUNTIME,
+    NOTHING_REFUSED,
     Attachment,
     ContainerCounters,
     ContainerFlag,
     Edge,
     ExecEntry,
     LabelKind,
+    Mode,
     NameEntry,
     NodeFlag,
     Process,
@@ -46,7 +48,7 @@ _NAME_HOLDS_NS = 60 * 10**9
 _REMEMBERED_PROGRAMS = 16384
 _GUARANTEE = {"lsm": "deny", "fmod-ret": "deny", "tracepoint": "kill"}
 _ADOPTED = 1 << 63  # EXEC_ID_ADOPTED in bpf/maps.h
-_EXEC_KNOWN, _EXEC_BY_APPLET = 1, 2  # enum rote_exec_value
+_EXEC_KNOWN, _EXEC_BY_APPLET, _EXEC_REPORTED = 1, 2, 3  # enum rote_exec_value
 _KEEPER = (2).to_bytes(4, "little")  # KEEPER in bpf/lock.bpf.c
 _WRITE_HOOK = "file_permission"
 _ID_DIGITS = 64
@@ -214,7 +216,7 @@ class LiveKernel:
         earlier version goes on refusing.
         """
         changes = {
-            "containers": ("container", {"model": 0, "flags": 0}),
+            "containers": ("container", {"model": 0, "flags": 0, "prevent": 0, "ignored": 0}),
             "tasks": ("task_stamp", {"program": 0}),
         }
         for name, (struct_name, change) in changes.items():
@@ -344,7 +346,15 @@ class LiveKernel:
                 parts.append(label)
         return os.fsdecode(b"/" + b"/".join(reversed(parts))), applet
 
-    def watch(self, cgroup_id: int, *, model: int, flags: ContainerFlag, init_pid: int = 0) -> None:
+    def watch(
+        self,
+        cgroup_id: int,
+        *,
+        model: int,
+        flags: ContainerFlag,
+        init_pid: int = 0,
+        mode: Mode = NOTHING_REFUSED,
+    ) -> None:
         """See ``Kernel.watch``. What the kernel noted about the root stays."""
         layout = self._layouts["container"]
         key = cgroup_id.to_bytes(8, "little")
@@ -354,6 +364,7 @@ class LiveKernel:
         old = self._maps["containers"].lookup(key)
         values: dict[str, Any] = layout.unpack(old) if old else {}
         values.update(container=cgroup_id, model=model, flags=int(flags))
+        values.update(prevent=mode.prevent, ignored=mode.ignored)
         values["init_pid"] = values.get("init_pid") or init_pid
         self._maps["containers"].update(key, layout.pack(**values))
 
@@ -470,7 +481,9 @@ class LiveKernel:
     def put_exec(self, entries: Iterable[ExecEntry]) -> None:
         """See ``Kernel.put_exec``."""
         for entry in entries:
-            value = _EXEC_BY_APPLET if entry.by_applet else _EXEC_KNOWN
+            value = _EXEC_KNOWN
+            if entry.by_applet or entry.reported:
+                value = _EXEC_BY_APPLET if entry.by_applet else _EXEC_REPORTED
             self._maps["exec_keys"].update(self._exec_key(entry), value.to_bytes(4, "little"))
 
     def drop_exec(self, entries: Iterable[ExecEntry]) -> None:
@@ -502,8 +515,14 @@ class LiveKernel:
         found = []
         for key, value in self._maps["exec_keys"].items():
             fields: dict[str, Any] = unpack(key)
-            by_applet = int.from_bytes(value, "little") == _EXEC_BY_APPLET
-            found.append(ExecEntry(**fields, by_applet=by_applet))
+            kind = int.from_bytes(value, "little")
+            found.append(
+                ExecEntry(
+                    **fields,
+                    by_applet=kind == _EXEC_BY_APPLET,
+                    reported=kind == _EXEC_REPORTED,
+                )
+            )
         return found
 
     def writes(self) -> list[WriteEntry]:
@@ -534,7 +553,8 @@ class LiveKernel:
                 number = self._maps["resolved"].lookup(exec_id.to_bytes(8, "little"))
                 program = int.from_bytes(number or b"", "little")
             pid = int.from_bytes(key, "little")
-            found.append(Process(pid, stamp["container"], exec_id, program))
+            session = stamp["actor"] == Actor.SESSION
+            found.append(Process(pid, stamp["container"], exec_id, program, session))
         return found
 
     def kill(self, pid: int, exec_id: int) -> bool:
@@ -569,12 +589,22 @@ class LiveKernel:
             link.unlink(missing_ok=True)
             self._maps["settings"].update(key, bytes(8))
 
-    def expect(self, container_id: str, *, model: int, flags: ContainerFlag) -> None:
+    def expect(
+        self, container_id: str, *, model: int, flags: ContainerFlag, mode: Mode = NOTHING_REFUSED
+    ) -> None:
         """See ``Kernel.expect``. Only ids of 64 hex digits are recognised."""
-        value = self._layouts["expected"].pack(model=model, flags=int(flags))
+        value = self._layouts["expected"].pack(
+            model=model, flags=int(flags), prevent=mode.prevent, ignored=mode.ignored
+        )
         key = container_id.encode("ascii", "replace")
         if len(key) == _ID_DIGITS:
             self._maps["expected"].update(key, value)
+
+    def expect_no_more(self, container_id: str) -> None:
+        """See ``Kernel.expect_no_more``."""
+        key = container_id.encode("ascii", "replace")
+        if len(key) == _ID_DIGITS:
+            self._maps["expected"].delete(key)
 
     def put_names(self, entries: Iterable[NameEntry]) -> None:
         """See ``Kernel.put_names``. An answer holds for a minute; links on the way may change."""

@@ -12,13 +12,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sensor.events import Event
+from sensor.events import Detection, Event
 
 # Node numbers with a meaning of their own (``enum rote_node``).
 NODE_PROGRAMS = 1  # root of the trie of program paths
 NODE_RUNTIME = 2  # "program": the container runtime, outside the container
+NODE_ANY = 3  # "program": whichever acts
+NODE_PROTECTED = 4  # "program": no grant, but the mark of a protected place
+NODE_DENIED = 1 << 31  # | program: no grant, but the mark of a rule that denies
 NODE_FIRST = 16  # the first number for a path
 MODEL_ROOT_BASE = 0x40000000  # + model number: root of that model's written paths
+# Beside sensor.events.OperationClass, of rules only (``enum rule_class``).
+RULE_EXEC = 1024  # what matches may be executed
+RULE_EXEC_REPORT = 2048  # it may, and is told, because of its arguments
+RULE_EXEC_ADDED = 4096  # with either: also what was written at run time
 
 
 class LabelKind(enum.IntEnum):
@@ -28,6 +35,7 @@ class LabelKind(enum.IntEnum):
     CLASS = 1  # the component's canonical form, see sensor.paths
     ANY = 2  # any one component
     APPLET = 3  # not a component: the applet of a multi-call program
+    NAME = 4  # from a model's root: a program's name, wherever it lies
 
 
 class NodeFlag(enum.IntFlag):
@@ -46,8 +54,25 @@ class ContainerFlag(enum.IntFlag):
     NO_SESSIONS = 2  # whoever enters is the service (plain cgroups)
     WATCHED = 4  # user space has taken it up; absent: found by the kernel, identity pending
     ALIAS = 8  # a cgroup below a container's own
-    PREVENT = 16  # what the model does not know is refused
-    ERROR_ALLOW = 32  # with PREVENT: what cannot be judged is allowed
+    ERROR_ALLOW = 32  # what cannot be judged is allowed, whatever is refused
+    RULES = 64  # its model has entries of rules about programs, or for any program
+    SESSIONS = 128  # sessions may do anything for now; it is told all the same
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """What becomes of novelties in one container: bits ``1 << sensor.events.Detection``."""
+
+    prevent: int = 0  # refused
+    ignored: int = 0  # not told
+
+    @classmethod
+    def refusing(cls, detections: Iterable[Detection] = tuple(Detection)) -> Mode:
+        """A mode that refuses these kinds; all of them when none is named."""
+        return cls(prevent=sum(1 << detection for detection in detections if detection))
+
+
+NOTHING_REFUSED = Mode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +91,9 @@ class ExecEntry:
     """One known execution. Programs are node numbers of the path trie (0: unknown).
 
     ``by_applet``: of a multi-call binary, of which only some applets are known; the kernel lets
-    it begin and judges the applet before its first instruction (``EXEC_APPLET``).
+    it begin and judges the applet before its first instruction (``EXEC_APPLET``). ``reported``:
+    known, and told, since a rule looks at the arguments (``EXEC_REPORT``). Parent NODE_ANY with
+    origin and actor 0 says that somebody executes the program.
     """
 
     model: int
@@ -75,6 +102,7 @@ class ExecEntry:
     origin: int
     actor: int
     by_applet: bool = False
+    reported: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +113,7 @@ class Process:
     cgroup_id: int  # of its container
     exec_id: int
     program: int  # node; 0: not known to the kernel
+    session: bool = False  # it, or who started it, came in from outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +203,15 @@ class Kernel(Protocol):
     def read_events(self, limit: int = 4096) -> list[Event]:
         """Events that wait, oldest first, at most ``limit``. Never blocks."""
 
-    def watch(self, cgroup_id: int, *, model: int, flags: ContainerFlag, init_pid: int = 0) -> None:
+    def watch(
+        self,
+        cgroup_id: int,
+        *,
+        model: int,
+        flags: ContainerFlag,
+        init_pid: int = 0,
+        mode: Mode = NOTHING_REFUSED,
+    ) -> None:
         """Take up a container's own cgroup, or change the model it is judged by."""
 
     def alias(self, cgroup_id: int, container_cgroup_id: int) -> None:
@@ -228,8 +265,13 @@ class Kernel(Protocol):
     def set_write_probe(self, *, on: bool) -> None:
         """Judge writes through descriptors that were opened elsewhere, or stop doing so."""
 
-    def expect(self, container_id: str, *, model: int, flags: ContainerFlag) -> None:
+    def expect(
+        self, container_id: str, *, model: int, flags: ContainerFlag, mode: Mode = NOTHING_REFUSED
+    ) -> None:
         """Name the model of a container whose cgroup is yet to be made."""
+
+    def expect_no_more(self, container_id: str) -> None:
+        """Forget what ``expect`` said of a container. Unknown ids are ignored."""
 
     def put_names(self, entries: Iterable[NameEntry]) -> None:
         """Remember answers for names; the kernel may forget them again."""

@@ -119,6 +119,10 @@ class Model:
         else:
             self._programs[key.program] = self._programs.get(key.program, 0) + 1
 
+    def image_programs(self) -> list[str]:
+        """The programs that it knows, by name."""
+        return sorted(str(program) for program in self._programs)
+
     def writes(self, program: Program, path: str, operation: int) -> bool:
         """Whether the model knows this change of an absolute path by this program."""
         return (program, operation) in self._writes.lookup(path)
@@ -132,7 +136,7 @@ class Model:
     def _judge_execution(self, event: Event) -> Judgement:
         key = exec_key(event)
         # The letters of a path mean nothing where it does not start at the container's root.
-        if not _unknowable(event) and (key in self.keys or self._service_does(key)):
+        if not unknowable(event) and (key in self.keys or self._service_does(key)):
             return Judgement(Verdict.KNOWN)
         refusal = _refusal(event) or _program_refusal(event)
         return Judgement(
@@ -184,10 +188,10 @@ def _refusal(event: Event) -> str:
     """Why nothing may be learned from an event, or empty."""
     if event.actor is Actor.SESSION:
         return "a session's activity is not the service's"
-    return _unknowable(event)
+    return unknowable(event)
 
 
-def _unknowable(event: Event) -> str:
+def unknowable(event: Event) -> str:
     """Why an event's paths do not say which object it was, or empty."""
     if event.walk_end not in (WalkEnd.ROOT, WalkEnd.BY_NAME):
         return f"the object's walk ended elsewhere ({event.walk_end.name.lower()})"

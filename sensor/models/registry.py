@@ -64,25 +64,9 @@ class ModelRegistry:
             container: who.
             complete: whether it is watched from its first instruction.
         """
-        now_ns = self._now_ns()
         model = self._models.get(container.model_id)
         if model is None:
-            model = Model(
-                id=container.model_id,
-                number=0,
-                image=container.image,
-                signature=container.launch_signature,
-                created_ns=now_ns,
-                updated_ns=now_ns,
-            )
-            model.history.append(
-                Transition(now_ns, model.id, "", str(ModelState.LEARNING), "first container seen")
-            )
-            for key in static_keys(container):
-                model.add(key, Evidence(now_ns, now_ns, 0, 0, 0, Source.STATIC))
-            model.number = self._store.add(model)
-            self._models[model.id] = model
-            self._siblings[model.id] = Siblings(model.keys)
+            model = self.make(container)
         elif model.state is ModelState.ARCHIVED and not model.manual:
             self._move(model, ModelState.ACTIVE, "a container of the image started again")
         if container.id not in self._runs:
@@ -91,6 +75,27 @@ class ModelRegistry:
             model.complete_runs += complete
         self._runs[container.id] = Run(model, complete, self._clock())
         self._touch(model)
+        return model
+
+    def make(self, container: Container) -> Model:
+        """A new model for a container that has none."""
+        now_ns = self._now_ns()
+        model = Model(
+            id=container.model_id,
+            number=0,
+            image=container.image,
+            signature=container.launch_signature,
+            created_ns=now_ns,
+            updated_ns=now_ns,
+        )
+        model.history.append(
+            Transition(now_ns, model.id, "", str(ModelState.LEARNING), "first container seen")
+        )
+        for key in static_keys(container):
+            model.add(key, Evidence(now_ns, now_ns, 0, 0, 0, Source.STATIC))
+        model.number = self._store.add(model)
+        self._models[model.id] = model
+        self._siblings[model.id] = Siblings(model.keys)
         return model
 
     def detach(self, container_id: str) -> None:

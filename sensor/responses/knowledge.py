@@ -13,16 +13,22 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from sensor.events import Actor, Event, EventFlag, EventKind, Operation, WalkEnd
+from sensor.events import Actor, Event, EventFlag, EventKind, Operation, Origin, WalkEnd
 from sensor.kernel.decode import MULTICALL_NAMES
 from sensor.kernel.port import (
     MODEL_ROOT_BASE,
+    NODE_ANY,
+    NODE_DENIED,
     NODE_FIRST,
     NODE_PROGRAMS,
+    NODE_PROTECTED,
     NODE_RUNTIME,
+    RULE_EXEC,
+    RULE_EXEC_ADDED,
+    RULE_EXEC_REPORT,
     Edge,
     ExecEntry,
     Kernel,
@@ -34,10 +40,13 @@ from sensor.kernel.port import (
 from sensor.models.keys import ExecKey, Key, Program, WriteKey, exec_key
 from sensor.models.model import Model
 from sensor.models.trie import Node, PathTrie
-from sensor.paths import Label, Match, Pattern, split
+from sensor.paths import Label, Match, Pattern, protected_patterns, split
+from sensor.rules.rule import ALL_OPERATIONS, Lists, ProgramMatch, Rule
 
 _BELOW_SHIFT = 16  # in write entries: operations for everything below the node
 _Value = tuple[int, int]  # program node, operation class
+_NO_RULE = Rule("")
+_NOTHING = "nothing"  # in place of a model's id
 _KIND = {
     Match.EXACT: LabelKind.EXACT,
     Match.CLASS: LabelKind.CLASS,
@@ -50,7 +59,23 @@ class _Loaded:
     """What one loading put into the kernel."""
 
     trie: PathTrie[_Value]
+    lists: Lists
+    denied: frozenset[str] = frozenset()  # programs that rules name by their content
     executions: set[ExecEntry] = field(default_factory=set)
+    names: list[Edge] = field(default_factory=list)
+    writes: set[tuple[int, int]] = field(default_factory=set)  # node, program
+
+    def denies(self, program: Program) -> bool:
+        """Whether a rule denies a program whatever its arguments are."""
+        return program.path in self.denied or any(
+            match.by_place and match.names_program(program) for match in self.lists.deny_programs
+        )
+
+    def looks_at_arguments(self, program: Program) -> bool:
+        """Whether a rule denies a program with some arguments."""
+        return any(
+            match.args and match.names_program(program) for match in self.lists.deny_programs
+        )
 
 
 @dataclass(slots=True)
@@ -74,8 +99,10 @@ class Knowledge:
         self._next = NODE_FIRST
         # (parent node, kind, label) → node, for the trie of programs
         self._program_edges: dict[tuple[int, LabelKind, bytes], int] = {}
-        self._numbers: dict[str, int] = {}  # model id → number of its loading
+        # model id → fingerprint of a rule → number of the loading
+        self._numbers: dict[str, dict[str, int]] = defaultdict(dict)
         self._loaded: dict[int, _Loaded] = {}
+        self._protected: set[str] = set()  # fingerprints of rules that mark protected places
         self._left: dict[int, _Left] = defaultdict(_Left)
         self._take_over()
         self._last = max([0, *self._left, *kernel.models_in_use()])
@@ -109,9 +136,9 @@ class Knowledge:
             self._kernel.drop_exec(left.executions)
             self._kernel.drop_edges(left.edges)
 
-    def number(self, model: Model) -> int:
-        """The kernel's number of a model; 0 while it is not loaded."""
-        return self._numbers.get(model.id, 0)
+    def number(self, model: Model, rule: Rule = _NO_RULE) -> int:
+        """The kernel's number of a model under a rule; 0 while it is not loaded."""
+        return self._numbers[model.id].get(rule.fingerprint, 0)
 
     def _number(self) -> int:
         number = self._next
@@ -148,42 +175,149 @@ class Knowledge:
             self._program_edges[parent, kind, label] = node
         return node
 
-    def load(self, model: Model) -> int:
-        """Put everything a model knows into the kernel, under a new number.
+    def load(self, model: Model, rule: Rule = _NO_RULE, *, denied: Iterable[str] = ()) -> int:
+        """Put everything a model knows and a rule says into the kernel, under a new number.
+
+        Args:
+            model: what is known.
+            rule: what is allowed and denied beside it.
+            denied: paths of programs whose content the rule denies.
 
         Returns:
             The number it was loaded under before, 0 for none: what ``drop`` takes once no
             container is judged by it any more.
         """
-        old = self._numbers.pop(model.id, 0)
-        self.add(model, model.keys)
+        old = self._numbers[model.id].pop(rule.fingerprint, 0)
+        loaded = self._begin(model, rule, frozenset(denied))
+        self._add(loaded, self._numbers[model.id][rule.fingerprint], model.keys)
         return old
 
-    def _loading(self, model: Model) -> _Loaded:
-        """The present loading of a model; an empty one is begun where there is none."""
-        number = self._numbers.get(model.id, 0)
-        if not number:
-            self._last += 1
-            number = self._numbers[model.id] = self._last
-            self._loaded[number] = _Loaded(PathTrie(MODEL_ROOT_BASE + number, self._number))
-        return self._loaded[number]
+    @property
+    def nothing(self) -> int:
+        """The number of a model that knows nothing: who is judged by it may do nothing."""
+        return self._numbers[_NOTHING].get("", 0)
+
+    def load_nothing(self) -> None:
+        """Give the model that knows nothing its number."""
+        if not self.nothing:
+            self._new_number_of(_NOTHING, "")
+
+    def load_again(self, model: Model) -> list[int]:
+        """Load a model that was changed anew, under all rules; the numbers it had before."""
+        earlier = dict(self._numbers[model.id])
+        for fingerprint, old in earlier.items():
+            loaded = self._loaded[old]
+            number = self._new_number(model, fingerprint)
+            fresh = _Loaded(
+                PathTrie(MODEL_ROOT_BASE + number, self._number), loaded.lists, loaded.denied
+            )
+            self._loaded[number] = fresh
+            self._put_lists(fresh, number, protected=fingerprint in self._protected)
+            self._add(fresh, number, model.keys)
+        return list(earlier.values())
+
+    def _new_number(self, model: Model, fingerprint: str) -> int:
+        return self._new_number_of(model.id, fingerprint)
+
+    def _new_number_of(self, model_id: str, fingerprint: str) -> int:
+        self._last += 1
+        self._numbers[model_id][fingerprint] = self._last
+        return self._last
+
+    def _begin(self, model: Model, rule: Rule, denied: frozenset[str]) -> _Loaded:
+        number = self._new_number(model, rule.fingerprint)
+        loaded = _Loaded(PathTrie(MODEL_ROOT_BASE + number, self._number), rule.lists, denied)
+        self._loaded[number] = loaded
+        if rule.marks_protected:
+            self._protected.add(rule.fingerprint)
+        self._put_lists(loaded, number, protected=rule.marks_protected)
+        return loaded
+
+    def _put_lists(self, loaded: _Loaded, number: int, *, protected: bool) -> None:
+        """Put what a rule says beside the model; denials are taken off as nodes are written."""
+        lists, trie = loaded.lists, loaded.trie
+        names: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        for match, program, classes in self._program_grants(loaded):
+            if match.name:
+                names[match.name][program] |= classes
+            elif match.path is not None:
+                _insert(trie, match.path, program, classes)
+        for change in (*lists.deny_paths, *lists.allow_paths):
+            mark = NODE_DENIED if change in lists.deny_paths else 0
+            program = self._acting(change.by) if change.by else NODE_ANY
+            _insert(trie, change.path, program | mark, int(change.operations))
+        for pattern in protected_patterns() if protected else ():
+            _insert(trie, pattern, NODE_PROTECTED, int(ALL_OPERATIONS))
+        self._put_names(loaded, number, names)
+        executions = [
+            ExecEntry(number, NODE_RUNTIME, self._acting(match.path.text), int(origin), 2)
+            for match in lists.session_programs
+            if match.path is not None and match.path.is_exact and match.by_place
+            for origin in (Origin.IMAGE, Origin.MOUNT, Origin.UNKNOWN)
+        ]
+        self._put_exec(loaded, executions)
+        self._push_trie(loaded)
+
+    def _program_grants(self, loaded: _Loaded) -> Iterator[tuple[ProgramMatch, int, int]]:
+        """What the kernel can tell by itself: (which programs, for whom, rule classes).
+
+        Path and name at once, and a digest, only user space can tell.
+        """
+        for match in loaded.lists.deny_programs:
+            if match.by_place and not (match.path and match.name):
+                yield match, NODE_DENIED | NODE_ANY, RULE_EXEC
+        for path in loaded.denied:
+            yield ProgramMatch(Pattern.exact(path)), NODE_DENIED | NODE_ANY, RULE_EXEC
+        for match in loaded.lists.allow_programs:
+            if not match.sha256 and not (match.path and match.name):
+                kind = RULE_EXEC_REPORT if match.args else RULE_EXEC
+                yield match, NODE_ANY, kind | (RULE_EXEC_ADDED if match.added else 0)
+
+    def _put_names(self, loaded: _Loaded, number: int, names: dict[str, dict[int, int]]) -> None:
+        entries: list[WriteEntry] = []
+        for name, masks in names.items():
+            label = os.fsencode(name)[:255]
+            edge = Edge(MODEL_ROOT_BASE + number, LabelKind.NAME, label, self._number())
+            loaded.names.append(edge)
+            entries += [WriteEntry(edge.node, program, mask) for program, mask in masks.items()]
+        self._kernel.put_edges(loaded.names)
+        self._put_writes(loaded, entries)
+
+    def _acting(self, text: str) -> int:
+        path, _, applet = text.partition("#")
+        return self.program_number(Program(path, applet))
 
     def add(self, model: Model, keys: Iterable[Key]) -> None:
-        """Put some of a model's keys into the kernel."""
-        loaded = self._loading(model)
+        """Put some of a model's keys into the kernel, under each rule it is loaded with."""
+        wanted = list(keys)
+        if not self._numbers[model.id]:
+            self._begin(model, _NO_RULE, frozenset())
+        for number in self._numbers[model.id].values():
+            self._add(self._loaded[number], number, wanted)
+
+    def _add(self, loaded: _Loaded, number: int, keys: Iterable[Key]) -> None:
         executions: list[ExecEntry] = []
         for key in keys:
             if isinstance(key, ExecKey):
-                executions.append(self._exec_entry(model, key))
-                if key.program.applet:
-                    executions.append(self._binary_entry(model, key))
+                if not loaded.denies(key.program):
+                    executions.extend(self._exec_entries(loaded, number, key))
             elif isinstance(key, WriteKey):
                 loaded.trie.insert(
                     Pattern.parse(key.pattern),
                     (self.program_number(key.program), int(key.operation)),
                 )
-        self._push_trie(loaded.trie)
+        self._push_trie(loaded)
         self._put_exec(loaded, executions)
+
+    def _exec_entries(self, loaded: _Loaded, number: int, key: ExecKey) -> list[ExecEntry]:
+        """An execution; that of its binary, which may begin; and that somebody does it at all."""
+        entry = self._exec_entry(number, key)
+        entries = [replace(entry, reported=loaded.looks_at_arguments(key.program))]
+        if key.program.applet:
+            entries.append(self._binary_entry(number, key))
+        return entries + [
+            replace(e, parent=NODE_ANY, origin=0, actor=0, reported=False) for e in entries
+        ]
 
     def _put_exec(self, loaded: _Loaded, executions: Iterable[ExecEntry]) -> None:
         """Put executions. By its applets a binary is known only where it is not known whole."""
@@ -193,56 +327,72 @@ class Knowledge:
         loaded.executions |= entries
         self._kernel.put_exec(entries)
 
-    def _binary_entry(self, model: Model, key: ExecKey) -> ExecEntry:
+    def _binary_entry(self, number: int, key: ExecKey) -> ExecEntry:
         binary = replace(key, program=Program(key.program.path))
-        return replace(self._exec_entry(model, binary), by_applet=True)
+        return replace(self._exec_entry(number, binary), by_applet=True)
 
-    def _exec_entry(self, model: Model, key: ExecKey) -> ExecEntry:
+    def _exec_entry(self, number: int, key: ExecKey) -> ExecEntry:
         return ExecEntry(
-            model=self._numbers[model.id],
+            model=number,
             parent=self.program_number(key.parent),
             program=self.program_number(key.program),
             origin=int(key.origin),
             actor=int(key.actor),
         )
 
-    def _push_trie(self, trie: PathTrie[_Value]) -> None:
+    def _push_trie(self, loaded: _Loaded) -> None:
+        trie = loaded.trie
         edges, nodes = trie.take_changes()
         # A node's flags stand on the edge that leads to it, so a new child rewrites that one.
         parents = {parent.number for parent, _, _ in edges} | {node.number for node in nodes}
         rewritten = [edge for number in parents if (edge := trie.edge_to(number)) is not None]
         self._kernel.put_edges(_edge(*edge) for edge in [*rewritten, *edges])
-        self._kernel.put_write(entry for node in nodes for entry in _write_entries(node))
+        self._put_writes(loaded, [entry for node in nodes for entry in _write_entries(node)])
+
+    def _put_writes(self, loaded: _Loaded, entries: list[WriteEntry]) -> None:
+        loaded.writes |= {(entry.node, entry.program) for entry in entries}
+        self._kernel.put_write(entries)
 
     def forget(self, model: Model) -> None:
         """Take everything a model knows out of the kernel; its programs keep their numbers."""
-        self.drop(self._numbers.pop(model.id, 0))
+        for number in self._numbers.pop(model.id, {}).values():
+            self.drop(number)
+
+    def keep_only(self, wanted: Mapping[str, set[str]]) -> None:
+        """Drop what no container is judged by.
+
+        Args:
+            wanted: by the model's id the fingerprints of the rules that containers have.
+        """
+        for model_id, numbers in self._numbers.items():
+            for fingerprint in [f for f in numbers if f not in wanted.get(model_id, set())]:
+                if fingerprint:  # without a rule it may be wanted again at any time
+                    self.drop(numbers.pop(fingerprint))
 
     def drop(self, number: int) -> None:
         """Take one loading out of the kernel. 0 is none."""
         loaded = self._loaded.pop(number, None)
         if loaded is None:
             return
-        trie = loaded.trie
-        programs = {program for node in trie.nodes() for program, _ in node.values}
-        self._kernel.put_write(
-            WriteEntry(node.number, program, 0) for node in trie.nodes() for program in programs
-        )
-        self._kernel.drop_edges(_edge(*edge) for edge in trie.edges())
+        self._kernel.put_write(WriteEntry(node, program, 0) for node, program in loaded.writes)
+        self._kernel.drop_edges([*map(_edge_of, loaded.trie.edges()), *loaded.names])
         self._kernel.drop_exec(loaded.executions)
 
     def answer(self, model: Model, event: Event) -> None:
         """Tell the kernel that this event was known, where it could not find that out itself."""
-        self._loading(model)
+        if not self._numbers[model.id]:
+            self._begin(model, _NO_RULE, frozenset())
         self.settle(event)
+        for number in self._numbers[model.id].values():
+            self._answer(number, event)
+
+    def _answer(self, number: int, event: Event) -> None:
         if event.operation is Operation.EXEC and event.actor is not Actor.SERVICE:
             # A session or probe did what the service does; its executions have keys of their own.
             key = replace(exec_key(event), script=False)
-            loaded = self._loading(model)
-            entries = [self._exec_entry(model, key)]
-            if key.program.applet:
-                entries.append(self._binary_entry(model, key))
-            self._put_exec(loaded, entries)
+            loaded = self._loaded[number]
+            if not loaded.denies(key.program):
+                self._put_exec(loaded, self._exec_entries(loaded, number, key))
         if event.walk_end is not WalkEnd.BY_NAME or (not event.name and not event.name2):
             return
         if event.kind is EventKind.EXEC:
@@ -251,14 +401,14 @@ class Knowledge:
             program = self.program_number(Program(event.program, event.applet))
         names = []
         if event.name:
-            names.append(self._name(model, program, event, event.base, event.name, second=False))
+            names.append(self._name(number, program, event, event.base, event.name, second=False))
         if event.name2:
-            names.append(self._name(model, program, event, event.base2, event.name2, second=True))
+            names.append(self._name(number, program, event, event.base2, event.name2, second=True))
         self._kernel.put_names(names)
 
     def _name(
         self,
-        model: Model,
+        number: int,
         program: int,
         event: Event,
         base: tuple[int, int],
@@ -267,7 +417,7 @@ class Knowledge:
         second: bool,
     ) -> NameEntry:
         return NameEntry(
-            model=self._numbers[model.id],
+            model=number,
             program=program,
             operation=int(event.operation),
             device=base[0],
@@ -322,10 +472,36 @@ def _edge(parent: Node[_Value], label: Label, child: Node[_Value]) -> Edge:
     return Edge(parent.number, _KIND[label.match], label.name, child.number, flags)
 
 
+def _edge_of(edge: tuple[Node[_Value], Label, Node[_Value]]) -> Edge:
+    return _edge(*edge)
+
+
+def _insert(trie: PathTrie[_Value], pattern: Pattern, program: int, classes: int) -> None:
+    for value in _bits(classes):
+        trie.insert(pattern, (program, value))
+
+
+def _bits(mask: int) -> Iterator[int]:
+    bit = 1
+    while bit <= mask:
+        if mask & bit:
+            yield bit
+        bit <<= 1
+
+
 def _write_entries(node: Node[_Value]) -> list[WriteEntry]:
+    """What programs may do at a node and below it: grants without what a rule denies, and marks."""
     operations: dict[int, int] = defaultdict(int)
     for program, operation in node.values:
         operations[program] |= operation
     for program, operation in node.subtree:
         operations[program] |= operation << _BELOW_SHIFT
-    return [WriteEntry(node.number, program, mask) for program, mask in operations.items()]
+    denied = operations.get(NODE_DENIED | NODE_ANY, 0)
+    return [
+        WriteEntry(node.number, program, mask)
+        if program & NODE_DENIED or program == NODE_PROTECTED
+        else WriteEntry(
+            node.number, program, mask & ~(denied | operations.get(NODE_DENIED | program, 0))
+        )
+        for program, mask in operations.items()
+    ]

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sensor.containers.container import Container
-from sensor.events import Event, OperationClass, WalkEnd
+from sensor.events import Event, OperationClass
 from sensor.kernel.decode import applet_of
-from sensor.kernel.port import ContainerFlag, Kernel, Process
+from sensor.kernel.port import NOTHING_REFUSED, ContainerFlag, Kernel, Mode, Process
 from sensor.models.keys import Program
 from sensor.models.model import Model, ModelState
 from sensor.responses.knowledge import Knowledge
 from sensor.rules.policy import Policy
+from sensor.rules.rule import EMPTY, Rule
 
 _log = logging.getLogger("rote.prevent")
 _DELETED = " (deleted)"
@@ -57,13 +57,20 @@ class Prevention:
         self._probe_on: bool | None = None
         self._leftovers: dict[int, tuple[Leftover, ...]] = {}  # container's cgroup → what it holds
 
-    def flags(self, container: Container, model: Model) -> ContainerFlag:
-        """The flags of a container that concern prevention."""
-        if model.state is not ModelState.ACTIVE or not self.policy.prevents(container):
-            return ContainerFlag(0)
-        if self.policy.allow_on_error:
-            return ContainerFlag.PREVENT | ContainerFlag.ERROR_ALLOW
-        return ContainerFlag.PREVENT
+    def mode(self, model: Model, rule: Rule) -> tuple[ContainerFlag, Mode]:
+        """What the kernel is to do about novelties of a container.
+
+        Until its model is active only what a rule denies by name is refused, and then nothing
+        that merely could not be judged.
+        """
+        active = model.state is ModelState.ACTIVE
+        flags = ContainerFlag.RULES if rule.lists != EMPTY else ContainerFlag(0)
+        if model.state is ModelState.ARCHIVED:
+            return flags, NOTHING_REFUSED
+        mode = Mode(rule.refused(active=active), rule.ignored(active=active))
+        if mode.prevent and (not active or self.policy.allows_on_error(rule)):
+            flags |= ContainerFlag.ERROR_ALLOW
+        return flags, mode
 
     def settle(self, cgroup_id: int) -> int:
         """Let the kernel know which programs a container's processes run.
@@ -207,15 +214,3 @@ def _written_mappings(pid: int) -> Iterable[str]:
             path = os.fsdecode(fields[5])
             if path.startswith("/") and not path.startswith(_MEMORY):
                 yield path.removesuffix(_DELETED)
-
-
-def is_late(event: Event, *, since_ns: int) -> bool:
-    """Whether an event happened under prevention and yet was not refused by the kernel.
-
-    Args:
-        event: a novelty.
-        since_ns: since when its container is under prevention.
-    """
-    if event.action != "none" or event.time_ns < since_ns:
-        return False
-    return event.walk_end is WalkEnd.BY_NAME or not event.model

@@ -23,17 +23,12 @@ from sensor.containers.cgroups import find_hierarchy
 from sensor.containers.container import Image
 from sensor.errors import HostError
 from sensor.events import Actor, OperationClass, Origin
-from sensor.kernel.port import Attachment, ContainerFlag, Kernel
+from sensor.kernel.port import Attachment, ContainerFlag, Kernel, Mode
 from sensor.models.keys import ExecKey, Program, WriteKey
 from sensor.models.model import Evidence, Model
 from sensor.responses.knowledge import Knowledge
 
-_FLAGS = (
-    ContainerFlag.WATCHED
-    | ContainerFlag.HOST_MOUNTS
-    | ContainerFlag.NO_SESSIONS
-    | ContainerFlag.PREVENT
-)
+_FLAGS = ContainerFlag.WATCHED | ContainerFlag.HOST_MOUNTS | ContainerFlag.NO_SESSIONS
 _SECONDS = 30.0
 _BEFORE = "before"
 _FAILED = 100  # exit status: this plus errno
@@ -140,7 +135,12 @@ async def prove(
         knowledge.load(model)
         on_cgroup(cgroup.stat().st_ino)
         try:
-            kernel.watch(cgroup.stat().st_ino, model=knowledge.number(model), flags=_FLAGS)
+            kernel.watch(
+                cgroup.stat().st_ino,
+                model=knowledge.number(model),
+                flags=_FLAGS,
+                mode=Mode.refusing(),
+            )
             try:
                 return [await _attempt(name, place, cgroup, kernel.attachment) for name in names]
             finally:

@@ -1,45 +1,50 @@
-"""What a deviation leads to: alert everywhere, prevent where a person said so."""
+"""All rules in their order: the first whose scope matches is the only one that counts."""
 
 from __future__ import annotations
 
-import fnmatch
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from sensor.audits.audit import Action
 from sensor.containers.container import Container
+from sensor.rules.rule import Rule, uniform
+from sensor.rules.scope import Scope, Where, matches_globs
 
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """Which rule decided, and what it asks for."""
-
-    rule: str
-    action: Action
-
-
-_ALERT = Decision("default", Action.ALERT)
+DEFAULT = uniform("default", Scope(), Action.ALERT, source="built in")
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Which containers are under prevention.
+    """What deviations lead to.
 
     Args:
-        prevent: globs over a container's name and its image's reference and name.
+        prevent: globs over a container's name and its image: everything unknown is refused. They
+            come before the rules.
         allow_on_error: under prevention, allow what cannot be judged instead of refusing it.
+        rules: of kind container, in order; a rule that alerts on everything stands behind them.
+        where: this host.
     """
 
     prevent: tuple[str, ...] = ()
     allow_on_error: bool = False
+    rules: tuple[Rule, ...] = ()
+    where: Where = field(default=Where())
 
-    def decide(self, container: Container) -> Decision:
-        """What a deviation of this container leads to."""
+    def rule(self, container: Container) -> Rule:
+        """The rule that counts for a container."""
         names = (container.name, container.image.reference, container.image.name)
-        for pattern in self.prevent:
-            if any(fnmatch.fnmatchcase(name, pattern) for name in names):
-                return Decision(f"--prevent {pattern}", Action.PREVENT)
-        return _ALERT
+        for glob in self.prevent:
+            if matches_globs((glob,), names):
+                return uniform(f"--prevent {glob}", Scope(), Action.PREVENT, source="command line")
+        for rule in self.rules:
+            if rule.scope.matches(container, self.where):
+                return rule
+        return DEFAULT
 
-    def prevents(self, container: Container) -> bool:
-        """Whether what its model does not know is refused, once the model is active."""
-        return self.decide(container).action is Action.PREVENT
+    def allows_on_error(self, rule: Rule) -> bool:
+        """Whether what cannot be judged is allowed under a rule that refuses."""
+        return self.allow_on_error if rule.allow_on_error is None else rule.allow_on_error
+
+    def all(self) -> Sequence[Rule]:
+        """The rules in their order, the default at the end."""
+        return (*self.rules, DEFAULT)

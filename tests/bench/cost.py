@@ -25,7 +25,7 @@ from pathlib import Path
 from sensor.containers.container import Image
 from sensor.events import Actor, OperationClass, Origin
 from sensor.kernel.live import LiveKernel
-from sensor.kernel.port import ContainerFlag
+from sensor.kernel.port import NOTHING_REFUSED, ContainerFlag, Mode
 from sensor.models.keys import ExecKey, Program, WriteKey
 from sensor.models.model import Evidence, Model
 from sensor.responses.knowledge import Knowledge
@@ -37,7 +37,6 @@ _PROGRAMS = Path("/opt/bench")
 _TMPFS = Path("/tmp/bench")
 _EXT4 = Path("/var/tmp/bench")
 _FLAGS = ContainerFlag.HOST_MOUNTS | ContainerFlag.NO_SESSIONS | ContainerFlag.WATCHED
-_ALERT = ContainerFlag(0)
 _WITH_ROTE = ("loaded", "outside", "inside", "hooks", "keys", "cgroups", "probe")
 _ROUNDS = 9
 _MAP_UPDATE_BATCH = 26  # enum bpf_cmd
@@ -201,10 +200,10 @@ class Rote:
         self.model = _model()
         self.knowledge.load(self.model)
 
-    def watch(self, flags: ContainerFlag = _ALERT) -> None:
+    def watch(self, *, mode: Mode = NOTHING_REFUSED) -> None:
         """Watch the cgroup, under prevention or not."""
         self.kernel.watch(
-            self.cgroup_id, model=self.knowledge.number(self.model), flags=_FLAGS | flags
+            self.cgroup_id, model=self.knowledge.number(self.model), flags=_FLAGS, mode=mode
         )
 
     def enter(self) -> None:
@@ -345,7 +344,7 @@ def measure_rote(bench: Bench) -> None:
         rote.watch()
         bench.take("outside, one cgroup watched")
         rote.take_inside("inside, alert")
-        rote.watch(ContainerFlag.PREVENT)
+        rote.watch(mode=Mode.refusing())
         own = len(rote.model.keys)
         rote.take_inside("inside, prevent")
         if bench.wants("hooks"):
@@ -362,7 +361,8 @@ def measure_rote(bench: Bench) -> None:
                 rote.kernel.watch(
                     cgroup.stat().st_ino,
                     model=rote.knowledge.number(rote.model),
-                    flags=_FLAGS | ContainerFlag.PREVENT,
+                    flags=_FLAGS,
+                    mode=Mode.refusing(),
                 )
             rote.take_inside("cgroups: 100")
             bench.take("cgroups: 100, outside")

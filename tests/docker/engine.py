@@ -61,14 +61,19 @@ def running_engine() -> str | None:
 
 
 class PrivateEngine:
-    """containerd and dockerd in a temporary directory, in sessions of their own."""
+    """containerd and dockerd in a temporary directory, in sessions of their own.
 
-    def __init__(self) -> None:
+    Args:
+        tag: tells several of one process apart; at most five letters.
+    """
+
+    def __init__(self, tag: str = "") -> None:
         # Not /tmp, which may be a tmpfs: images need room, and overlayfs a real upper directory.
         self.home = Path(tempfile.mkdtemp(prefix="rote-docker-", dir="/var/tmp"))
         self.url = f"unix://{self.home}/docker.sock"
-        self.name = f"rote{os.getpid()}"
-        self.cgroup = f"/rote-test-{os.getpid()}"
+        self.name = f"{tag or 'rote'}{os.getpid()}"  # of the bridge: 15 characters at most
+        self.cgroup = f"/rote-test-{os.getpid()}{tag and '-'}{tag}"
+        self._number = os.getpid() * 2 + bool(tag)  # of the bridge's network
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
@@ -91,6 +96,31 @@ class PrivateEngine:
             "--address", str(containerd_socket),
         )  # fmt: skip
         self._wait("containerd", containerd_socket.is_socket)
+        self.start_dockerd()
+
+    def restart(self) -> None:
+        """End dockerd and start it again, as a machine does that boots: no live restore.
+
+        Raises:
+            EngineError: it did not come up again.
+        """
+        _end(self._processes.pop())
+        self.start_dockerd()
+
+    def kill_dockerd(self) -> None:
+        """Kill dockerd; containerd and the containers go on."""
+        process = self._processes.pop()
+        process.kill()
+        process.wait(STOP_SECONDS)
+        (self.home / "docker.pid").unlink(missing_ok=True)
+
+    def start_dockerd(self) -> None:
+        """Start dockerd beside a containerd that runs, and wait until it answers.
+
+        Raises:
+            EngineError: it is missing or ended; quotes its log.
+        """
+        containerd_socket = self.home / "containerd.sock"
         self._spawn(
             "dockerd",
             "--config-file", str(self.home / "daemon.json"),
@@ -123,7 +153,7 @@ class PrivateEngine:
         shutil.rmtree(self.home, ignore_errors=True)
 
     def _add_bridge(self) -> None:
-        address = f"10.{200 + os.getpid() % 50}.{os.getpid() // 50 % 250}.1/24"
+        address = f"10.{200 + self._number % 50}.{self._number // 50 % 250}.1/24"
         for arguments in (
             ("link", "add", self.name, "type", "bridge"),
             ("address", "add", address, "dev", self.name),
@@ -142,7 +172,7 @@ class PrivateEngine:
             if key != "DOCKER_HOST" and not key.startswith(("OTEL_", "NOTIFY_"))
         }
         environment["PATH"] = _SEARCH
-        with (self.home / f"{name}.log").open("wb") as log:
+        with (self.home / f"{name}.log").open("ab") as log:
             self._processes.append(
                 subprocess.Popen(
                     [program(name), *arguments],

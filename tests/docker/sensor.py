@@ -96,6 +96,15 @@ class Rote:
             check=False,
         )
 
+    def spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a command of rote without waiting for its end; whoever does so ends it."""
+        return subprocess.Popen(
+            [*self._rote(), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
     def __call__(self, *arguments: str) -> str:
         """Run a command of rote; its output.
 

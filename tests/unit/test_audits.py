@@ -19,13 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensor.audits.audit import Action, Audit, AuditType, Guarantee
-from sensor.audits.formats import escape, one_line, render, row, to_json, to_ocsf
+from sensor.audits.formats import escape, one_line, render, row, to_json
 from sensor.audits.query import AuditQuery, parse_time
 from sensor.audits.record import audit_from_event
 from sensor.audits.scrub import scrub_argv
 from sensor.audits.store import AuditStore
 from sensor.errors import StateError, UsageError
 from sensor.events import Actor, Event, Operation, Origin, WalkEnd
+from sensor.rules.detection import audit_type, detect
 from tests.unit.builders import change, container, execution
 
 
@@ -34,13 +35,14 @@ def make(event: Event | None = None, **values: Any) -> Audit:
     options: dict[str, Any] = {
         "model_id": "m",
         "model_state": "active",
-        "known_program": False,
         "rule": "default",
         "action": Action.ALERT,
         "guarantee": Guarantee.DETECT,
         "host": "h",
     }
-    return audit_from_event(event or execution("/bin/nc"), container(), **{**options, **values})
+    event = event or execution("/bin/nc")
+    kind = audit_type(event, detect(event, known_program=values.pop("known_program", False)))
+    return audit_from_event(event, container(), kind, **{**options, **values})
 
 
 @pytest.fixture
@@ -219,17 +221,6 @@ def test_nothing_from_inside_reaches_the_terminal_raw() -> None:
     for text in (one_line(audit), *row(audit), render(audit).replace("\n", "")):
         assert escape(text) == text
     assert "\x1b" not in orjson.dumps(to_json(audit)).decode()
-
-
-def test_ocsf_shape() -> None:
-    """Required attributes of a detection finding are there, ours inside."""
-    finding = to_ocsf(make(change("/etc/passwd")))
-    for name in ("class_uid", "category_uid", "activity_id", "type_uid", "severity_id", "time"):
-        assert isinstance(finding[name], int)
-    assert finding["type_uid"] == finding["class_uid"] * 100 + finding["activity_id"]
-    assert finding["finding_info"]["title"]
-    assert finding["metadata"]["product"]["name"] == "Rote"
-    assert finding["unmapped"]["rote"]["path"] == "/etc/passwd"
 
 
 def test_a_corrupt_database_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,13 @@ from sensor.control import protocol
 from sensor.control.client import Client
 from sensor.control.server import ControlServer
 from sensor.daemon import Daemon
-from sensor.errors import AlreadyRunningError, NotRunningError, RoteError
+from sensor.errors import (
+    AlreadyRunningError,
+    BadInputError,
+    NotRunningError,
+    RoteError,
+    UsageError,
+)
 from sensor.pipeline import Pipeline
 from sensor.testing import ReplayKernel
 from tests.unit.builders import CGROUP, change, container, execution
@@ -280,6 +287,47 @@ def test_without_a_daemon(running: Running) -> None:
     refused = running.rote("status")
     assert isinstance(refused.exception, NotRunningError)
     assert refused.exception.exit_code == 6
+
+
+def test_verify_with_and_without_a_daemon(running: Running) -> None:
+    """It prints the head, checks heads, and ends with 3 and the place when something is wrong."""
+    audit = orjson.loads(running.rote("audits", "list", "-o", "jsonl").output)
+    head = f"{audit['sequence']}:{audit['hash']}"
+    good = running.rote("audits", "verify", "--head", head)
+    assert (good.exit_code, head in good.output) == (0, True), good.output
+    wait_for(
+        lambda: (running.settings.state_dir / "audits.head").read_text().strip() == head,
+        seconds=5,
+        what="the head beside the database",
+    )
+    with sqlite3.connect(running.settings.audits_db) as db:
+        db.execute("DELETE FROM chain")
+    db.close()
+    cut = running.rote("audits", "verify")
+    assert isinstance(cut.exception, BadInputError)
+    assert cut.exception.exit_code == 3
+    assert "the running daemon remembers" in cut.output
+    assert "the file beside the database says" in cut.output
+    running.stop()
+    alone = running.rote("audits", "verify", "--head", "7:" + "0" * 64, "-o", "json")
+    assert isinstance(alone.exception, BadInputError)
+    found = orjson.loads(alone.stdout)
+    assert found["good"] is False
+    assert any("was noted elsewhere" in problem for problem in found["problems"])
+    wrong = running.rote("audits", "verify", "--head", "7")
+    assert isinstance(wrong.exception, UsageError)
+    (running.settings.audits_db).unlink()
+    assert isinstance(running.rote("audits", "verify").exception, NotRunningError)
+
+
+def test_export_in_every_form(running: Running, tmp_path: Path) -> None:
+    """One JSON object a line, in the form asked for; filters hold."""
+    for form, key in (("rote", "id"), ("ocsf", "class_uid"), ("ecs", "ecs"), ("falco", "priority")):
+        target = tmp_path / form
+        done = running.rote("audits", "export", str(target), "--format", form, "--rule", "def*")
+        assert done.exit_code == 0, done.output
+        assert key in orjson.loads(target.read_bytes())
+    assert running.rote("audits", "export", "-", "--rule", "other").output == ""
 
 
 def test_stale_socket_is_replaced(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ class FakeControl:
         """See ``Control.set_restart_policy``."""
         raise NotImplementedError
 
-    async def stop(self, container_id: str, grace_seconds: float) -> None:
+    async def stop(self, container_id: str, grace_seconds: float) -> bool:
         """See ``Control.stop``."""
         raise NotImplementedError
 

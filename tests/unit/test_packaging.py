@@ -40,7 +40,9 @@ def test_dependencies_are_what_is_imported() -> None:
     imported -= {*sys.stdlib_module_names, "sensor", "bcc"}
     owners = metadata.packages_distributions()
     needed = {owners[name][0].lower() for name in imported}
-    declared = {re.split(r"[\s<>=!~;\[]", line)[0] for line in PROJECT["project"]["dependencies"]}
+    declared = {
+        re.split(r"[\s<>=!~;\[]", line)[0].lower() for line in PROJECT["project"]["dependencies"]
+    }
     assert needed == declared
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from sensor.audits.audit import Action, AuditType, Guarantee
 from sensor.containers.registry import ContainerChange
-from sensor.events import Operation, Origin, WalkEnd
+from sensor.events import Detection, Operation, Origin, WalkEnd
 from sensor.kernel.port import ContainerFlag
 from sensor.models.keys import Program
 from sensor.models.model import Model, ModelState
@@ -22,7 +22,7 @@ from sensor.testing import ReplayKernel
 from tests.unit.builders import CGROUP, change, container, execution
 from tests.unit.stories import DRY_RUN_SECONDS, LEARN_SECONDS, Story
 
-PREVENT = ContainerFlag.PREVENT
+UNKNOWN = 1 << Detection.UNKNOWN_PROGRAM | 1 << Detection.UNKNOWN_WRITE
 
 
 @pytest.fixture
@@ -36,15 +36,20 @@ def flags(story: Story) -> ContainerFlag:
     return story.kernel.watched[CGROUP][1]
 
 
+def refused(story: Story) -> int:
+    """The mask of what the kernel refuses in the container."""
+    return story.kernel.modes[CGROUP].prevent
+
+
 def test_prevention_begins_when_the_model_becomes_active(story: Story) -> None:
     """Not while it learns, and not in its dry run."""
     story.start()
     story.happen(execution("/bin/tool"))
-    assert not flags(story) & PREVENT
+    assert not refused(story) & UNKNOWN
     story.wait(LEARN_SECONDS)
-    assert not flags(story) & PREVENT
+    assert not refused(story) & UNKNOWN
     story.wait(DRY_RUN_SECONDS)
-    assert flags(story) & PREVENT
+    assert refused(story) & UNKNOWN
 
 
 def test_a_refusal_is_an_audit_with_what_the_process_saw(story: Story) -> None:
@@ -79,7 +84,7 @@ def test_globs_name_containers_or_images(tmp_path: Path, glob: str, prevented: b
     """A container's name, its image's name, or its reference."""
     story = Story(tmp_path, ReplayKernel(guarantee="deny"), Policy((glob,)))
     story.learn(execution("/bin/tool"))
-    assert bool(flags(story) & PREVENT) == prevented
+    assert bool(refused(story) & UNKNOWN) == prevented
     assert story.pipeline.preventing == prevented
 
 
@@ -99,7 +104,7 @@ def test_learning_anew_ends_prevention_before_the_keys_go(story: Story) -> None:
     story.pipeline.reload_model(story.models.get(model.id))
     names = [name for name, _ in story.kernel.calls]
     assert names.index("watch") < names.index("drop_exec")
-    assert not flags(story) & PREVENT
+    assert not refused(story) & UNKNOWN
     assert story.kernel.watched[CGROUP][0] != before
 
 
@@ -122,7 +127,7 @@ def test_archiving_ends_prevention(story: Story) -> None:
     model = story.learn(execution("/bin/tool"))
     story.models.archive(model)
     story.pipeline.forget_model(model)
-    assert not flags(story) & PREVENT
+    assert not refused(story) & UNKNOWN
     assert not story.kernel.known_executions
 
 
@@ -180,7 +185,7 @@ def test_a_container_is_judged_from_its_first_instruction(story: Story) -> None:
     story.pipeline.on_container(ContainerChange("created", 0, second))
     (told,) = story.kernel.called("expect")
     assert told["container_id"] == second.id
-    assert told["flags"] & PREVENT
+    assert told["mode"].prevent & UNKNOWN
     assert told["model"] == story.kernel.watched[CGROUP][0]
 
 
@@ -312,10 +317,10 @@ def test_policy_may_change_while_it_runs(story: Story) -> None:
     """Running containers follow at once."""
     story.learn(execution("/bin/tool"))
     story.pipeline.set_policy(Policy())
-    assert not flags(story) & PREVENT
+    assert not refused(story) & UNKNOWN
     assert not story.pipeline.preventing
     story.pipeline.set_policy(Policy(("*",)))
-    assert flags(story) & PREVENT
+    assert refused(story) & UNKNOWN
 
 
 def test_a_manually_activated_model_prevents(story: Story) -> None:
@@ -325,4 +330,4 @@ def test_a_manually_activated_model_prevents(story: Story) -> None:
     story.models.activate(model)
     story.pipeline.reload_model(model)
     assert model.state is ModelState.ACTIVE
-    assert flags(story) & PREVENT
+    assert refused(story) & UNKNOWN

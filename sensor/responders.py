@@ -33,6 +33,8 @@ from sensor.rules.rule import Rule
 
 _log = logging.getLogger("rote.responders")
 _EVIDENCE_AUDITS = 1000
+_EXPORT_SECONDS = 60.0  # for the whole file system, while the container stands still
+_EVIDENCE_MARGIN_SECONDS = 60.0  # beyond what taking evidence is meant to take
 
 
 class Responders:
@@ -68,6 +70,7 @@ class Responders:
             self._control,
             pipeline.record,
             evidence=self._take_evidence,
+            evidence_seconds=settings.evidence_seconds + _EXPORT_SECONDS + _EVIDENCE_MARGIN_SECONDS,
             protected=self._protected,
             on_change=self._on_held,
             guarantee=guarantee,
@@ -141,12 +144,14 @@ class Responders:
             container,
             reason=cause.reason,
             audit_ids=[audit.id for audit in cause.audits],
-            rule=describe(rule),
+            rule=describe(rule) if cause.rule else None,
             filesystem=rule.evidence_filesystem,
+            export_seconds=_EXPORT_SECONDS,
         )
         if not pack.id:
             raise HostError("; ".join(pack.missing))
-        return pack.id
+        lacking = f"; without {', '.join(pack.missing)}" if pack.partial else ""
+        return f"{pack.id} sha256:{pack.sha256}{lacking}"
 
     def _kept(self) -> set[str]:
         """Packs of containers that are still blocked stay."""

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Any
 
-from sensor.containers.container import Container
+from sensor.control.blocking import Find, one_of
 from sensor.control.server import Handler
-from sensor.errors import UsageError
 from sensor.responses.evidence.collect import Collector
 from sensor.responses.evidence.store import IndexEntry
 
-# Finds what a person may mean: a name, an id or the beginning of one.
-Find = Callable[[str], Awaitable[list[Container]]]
 _BEAT_SECONDS = 1.0
 
 
@@ -29,7 +26,7 @@ def evidence_handlers(collector: Collector, find: Find) -> dict[str, Handler]:
 
     async def collect(args: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Steps as they are taken, ``{"step": …}``, then ``{"pack": …}``."""
-        container = _one_of(await find(str(args.get("name", ""))), str(args.get("name", "")))
+        container = one_of(await find(str(args.get("name", ""))), str(args.get("name", "")))
         steps: asyncio.Queue[str] = asyncio.Queue()
         task = asyncio.create_task(
             collector.collect(
@@ -73,15 +70,6 @@ def evidence_handlers(collector: Collector, find: Find) -> dict[str, Handler]:
         "evidence.collect": collect,
         "evidence.prune": prune,
     }
-
-
-def _one_of(found: list[Container], name: str) -> Container:
-    if not found:
-        raise UsageError(f"container {name!r}: there is none; see: rote containers")
-    if len(found) > 1:
-        names = ", ".join(sorted(container.short_id for container in found))
-        raise UsageError(f"container {name!r}: {len(found)} match: {names}; give more of the id")
-    return found[0]
 
 
 def _row(entry: IndexEntry) -> dict[str, Any]:

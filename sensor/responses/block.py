@@ -61,8 +61,8 @@ class Blocker:
         freezer: acts on cgroups.
         controls: the runtime of a container; None where it offers no way to control it.
         record: takes an audit; returns at once.
-        evidence: takes evidence of a frozen container and returns the pack's id; None: there is
-            nobody who does.
+        evidence: takes evidence of a frozen container and returns the pack's id and, after a
+            space, what the audit should say of it; None: there is nobody who does.
         protected: why a container must never be blocked; "" when it may.
         on_change: told that a container is (True) or no longer is (False) held down, before
             anything is done about it.
@@ -412,8 +412,9 @@ class Blocker:
         if self.evidence is None:
             return "skipped", "this daemon takes none"
         cause = BlockCause(blocked.reason, blocked.rule, blocked.causes)
-        blocked.evidence = await self.evidence(blocked.container, cause)
-        return "done", blocked.evidence
+        taken = await self.evidence(blocked.container, cause)
+        blocked.evidence = taken.partition(" ")[0]
+        return "done", taken
 
     async def _orchestrator(self, blocked: Blocked) -> str:
         """Who keeps this container running; "" for nobody."""

@@ -209,6 +209,30 @@ async def taken(
     return store.path(pack.id), pack
 
 
+def test_a_blocked_container_leaves_evidence_that_its_audit_vouches_for(
+    docker: Docker, rote: Rote, busybox_image: str
+) -> None:
+    """Taken while it stands still, before it is stopped; kept for as long as it is blocked."""
+    rote.start()
+    container = start_intruder(docker, busybox_image)
+    rote.wait_for(lambda: rote.watches(container.id), seconds=30, what="the container")
+    rote("block", container.name, "--reason", "a test")
+    assert not container.inspect()["State"]["Running"]
+    (pack,) = rote.json("evidence", "list")
+    assert pack["missing"] == []
+    assert pack["reason"] == "a test"
+    (audit,) = rote.audits("--type", "container_blocked")
+    step = next(step for step in audit["steps"] if step["step"] == "evidence")
+    assert step["result"] == "done"
+    assert step["detail"] == f"{pack['id']} sha256:{pack['sha256']}"
+    assert audit["extra"]["evidence"] == pack["id"]
+    page = rote("evidence", "show", pack["id"])
+    assert "busybox-drop" in page
+    assert "0 packs" in rote("evidence", "prune", "--keep", "0", "--yes")
+    rote("unblock", container.name)
+    assert "1 packs" in rote("evidence", "prune", "--keep", "0", "--yes")
+
+
 async def test_a_frozen_container_is_read_like_any_other(
     docker: Docker, busybox_image: str, tmp_path: Path
 ) -> None:
@@ -264,21 +288,9 @@ async def test_a_container_that_is_gone_half_way_gives_a_partial_pack(
     assert any(line.startswith("file system: ") for line in pack.missing)
 
 
-class SecondEngine(PrivateEngine):
-    """An Engine beside the session's, which must go on answering: no bridge, cgroups of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.name = "none"
-        self.cgroup += "-second"
-
-    def _add_bridge(self) -> None:
-        """Containers without a network are enough."""
-
-
 async def test_an_engine_that_hangs_costs_the_inspections_only(tmp_path: Path) -> None:
     """Its daemon is stopped where it stands; processes and files need nobody's answer."""
-    engine = SecondEngine()
+    engine = PrivateEngine("ev")
     try:
         engine.start()
         docker = Docker(engine.url)

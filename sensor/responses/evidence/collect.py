@@ -177,6 +177,7 @@ class Collector:
         rule: dict[str, Any] | None = None,
         filesystem: bool = False,
         seconds: float | None = None,
+        export_seconds: float = _EXPORT_SECONDS,
         say: Say = lambda _: None,
     ) -> Pack:
         """Take evidence of a container, running, frozen or ended.
@@ -188,6 +189,7 @@ class Collector:
             rule: the rule that asks for it.
             filesystem: the whole file system as well.
             seconds: instead of the usual time.
+            export_seconds: how long the export of a whole file system may take besides.
             say: told what is being done, a few words each.
 
         Returns:
@@ -208,7 +210,7 @@ class Collector:
             await self._read(work, seconds)
             await self._add_own(work, rule, audit_ids)
             if filesystem:
-                await self._export(work)
+                await self._export(work, export_seconds)
             facts["seconds"] = round(time.monotonic() - started, 3)
             entry = await asyncio.to_thread(self._finish, work, facts)
             finished = True
@@ -408,7 +410,7 @@ class Collector:
                 await work.add("recorder.jsonl", _lines(entries))
                 part.counts["entries"] = len(entries)
 
-    async def _export(self, work: _Work) -> None:
+    async def _export(self, work: _Work, seconds: float) -> None:
         """The whole file system, as the runtime gives it."""
         with work.part(EXPORT) as part:
             control = self._controls(work.container)
@@ -416,7 +418,7 @@ class Collector:
                 raise RuntimeUnavailableError("its runtime does not offer it")
             member = OpenMember(work.writer, work.draft.file, "filesystem.tar")
             try:
-                async with asyncio.timeout(_EXPORT_SECONDS):
+                async with asyncio.timeout(seconds):
                     stream: AsyncIterator[bytes] = control.export(work.container.id)
                     async with contextlib.aclosing(stream) as pieces:  # type: ignore[type-var]
                         async for piece in pieces:

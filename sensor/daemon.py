@@ -126,7 +126,11 @@ class Daemon:
             pipeline.sessions = Sessions(time.time, settings.state_dir / "sessions.json")
             reloader = self._reloader = Reloader(keeper, pipeline, channels)
             self.pipeline = pipeline
-            handlers = Handlers(pipeline, _shown(settings), self.stop)
+
+            def more() -> dict[str, object]:
+                return {"rules": keeper.status(), "responses": responders.status()}
+
+            handlers = Handlers(pipeline, _shown(settings), self.stop, more)
             verbs = {
                 **handlers.table(),
                 **rule_handlers(pipeline, keeper, reloader.reload),

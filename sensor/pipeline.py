@@ -788,6 +788,9 @@ class Pipeline:
             "prevention": {
                 "containers": sum(w.prevented for w in self._watched.values()),
                 "globs": list(self.prevention.policy.prevent),
+                "refusing_rules": [
+                    rule.name for rule in self.policy.rules if rule.refused(active=True)
+                ],
                 "on_error": "allow" if self.prevention.policy.allow_on_error else "deny",
                 "refused": totals.refused,
                 "suppressed": totals.suppressed,
@@ -829,6 +832,8 @@ class Pipeline:
                     "model_state": str(watched.model.state),
                     "prevented": watched.prevented,
                     "rule": watched.rule.name,
+                    "blocked": self.is_blocked(container.id),
+                    "session": self.sessions.reason(container.id),
                     "refused": counters.refused,
                     "complete": not watched.running_before,
                     "known": counters.known,

@@ -93,6 +93,15 @@ class Responders:
             **evidence_handlers(self.collector, find),
         }
 
+    def status(self) -> dict[str, object]:
+        """How much of everything there is."""
+        return {
+            "blocked": len(self.blocker.blocked_ids()),
+            "quarantined": len(self.quarantine.records()),
+            "sessions": len(self._pipeline.sessions.all()),
+            "evidence": len(self.collector.store.entries()),
+        }
+
     async def close(self) -> None:
         """Let what is under way end."""
         await self.blocker.close()

@@ -10,8 +10,8 @@ from sensor.audits.formats import escape
 from sensor.cli.output import emit, output_option
 
 COLUMNS = (
-    "name", "id", "image", "runtime", "model", "state", "since", "prevent", "refused", "known",
-    "events", "lost", "errors",
+    "name", "id", "image", "runtime", "model", "state", "since", "rule", "prevent", "refused",
+    "known", "events", "lost", "errors",
 )  # fmt: skip
 
 
@@ -37,7 +37,8 @@ def containers(context: Any, /, output: str) -> None:
             f"#{row['model']}",
             row["model_state"],
             "first instruction" if row["complete"] else "later",
-            "yes" if row["prevented"] else "no",
+            escape(row["rule"]),
+            _prevention(row),
             str(row["refused"]),
             str(row["known"]),
             str(row["events"]),
@@ -46,3 +47,9 @@ def containers(context: Any, /, output: str) -> None:
         ),
         empty="no containers",
     )
+
+
+def _prevention(row: Any) -> str:
+    if row["blocked"]:
+        return "blocked"
+    return ("yes" if row["prevented"] else "no") + (", session allowed" if row["session"] else "")

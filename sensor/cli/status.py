@@ -48,6 +48,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
     lines += [
         f"containers  {found['containers']} watched",
         _prevention(found["prevention"]),
+        *_rules(found["rules"]),
+        *_responses(found["responses"]),
         f"models      {models or 'none yet'}",
         f"in kernel   {kernel['known']} known and silent, {kernel['events']} handed over, "
         f"{kernel['lost']} lost, {kernel['truncated']} with cut paths"
@@ -75,11 +77,34 @@ def _lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _rules(found: dict[str, Any]) -> list[str]:
+    lines = [f"rules       {found['count']} from {found['path']}, then default"]
+    if found["error"]:
+        lines.append(f"  NOT HELD  {found['error']}")
+    return lines
+
+
+def _responses(found: dict[str, Any]) -> list[str]:
+    """Only what a person should know of."""
+    parts = [
+        f"{found[name]} {what}"
+        for name, what in (
+            ("blocked", "blocked (rote blocked list)"),
+            ("quarantined", "in quarantine (rote quarantined)"),
+            ("sessions", "allowed sessions (rote session list)"),
+            ("evidence", "packs of evidence (rote evidence list)"),
+        )
+        if found[name]
+    ]
+    return [f"responses   {', '.join(parts)}"] if parts else []
+
+
 def _prevention(found: dict[str, Any]) -> str:
-    if not found["globs"]:
+    if not found["globs"] and not found["refusing_rules"]:
         return "prevention  off: deviations are alerts"
+    asked = [*found["globs"], *(f"rule {name}" for name in found["refusing_rules"])]
     line = (
-        f"prevention  {found['containers']} containers ({' '.join(found['globs'])}), "
+        f"prevention  {found['containers']} containers ({', '.join(asked)}), "
         f"{found['refused']} refused, {found['suppressed']} of them not told one by one; "
         f"on error: {found['on_error']}"
     )

@@ -30,11 +30,17 @@ class Handlers:
         pipeline: the running loop.
         settings: what `rote status` says of them.
         stop: lets the daemon end.
+        more: what others add to `rote status`.
     """
 
     def __init__(
-        self, pipeline: Pipeline, settings: dict[str, Any], stop: Callable[[], None]
+        self,
+        pipeline: Pipeline,
+        settings: dict[str, Any],
+        stop: Callable[[], None],
+        more: Callable[[], dict[str, Any]],
     ) -> None:
+        self._more = more
         self._pipeline = pipeline
         self._settings = settings
         self._stop = stop
@@ -59,7 +65,12 @@ class Handlers:
         }
 
     def _status(self, _: dict[str, Any]) -> dict[str, Any]:
-        return {"version": __version__, **self._pipeline.status(), "settings": self._settings}
+        return {
+            "version": __version__,
+            **self._pipeline.status(),
+            **self._more(),
+            "settings": self._settings,
+        }
 
     def _end(self, _: dict[str, Any]) -> int:
         asyncio.get_running_loop().call_soon(self._stop)

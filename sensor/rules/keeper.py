@@ -50,6 +50,15 @@ class RuleKeeper:
         self.error = ""
         return self.rules
 
+    def status(self) -> dict[str, object]:
+        """What holds, and why the files as they are now do not."""
+        found = self.rules
+        return {
+            "path": str(self.path),
+            "count": len(found.rules) + len(found.image_rules),
+            "error": self.error,
+        }
+
     def changed(self) -> bool:
         """Whether the files are others than when they were last read."""
         return signature(self.path) != self._seen

@@ -9,7 +9,7 @@
 
 int main(int argc, char **argv, char **environment)
 {
-	char *again[] = {"hidden", "now", NULL};
+	char *again[] = { "hidden", "now", NULL };
 	struct stat found;
 	int self, memory;
 

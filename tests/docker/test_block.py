@@ -112,7 +112,7 @@ def test_blocked_is_out_of_service_until_it_is_unblocked(
 
     found = json.loads(own_rote("block", container.name, "--reason", "a test", "-o", "json"))
     assert _steps(found) == {
-        "freeze": "done", "evidence": "skipped", "restart policy": "done", "stop": "done",
+        "freeze": "done", "evidence": "done", "restart policy": "done", "stop": "done",
     }  # fmt: skip
     assert found["state"] == "blocked"
     assert found["restart_policy"] == "always"
@@ -443,7 +443,7 @@ def test_containerd_alone_offers_no_stop_and_its_cgroup_does(
         assert "RUNNING" in ctr("tasks", "list")
         found = json.loads(rote("block", identity[:16], "--reason", "a test", "-o", "json"))
         assert _steps(found) == {
-            "freeze": "done", "evidence": "skipped", "restart policy": "skipped", "stop": "done",
+            "freeze": "done", "evidence": "done", "restart policy": "skipped", "stop": "done",
         }  # fmt: skip
         assert "through its cgroup" in found["steps"][-1]["detail"]
         assert found["state"] == "blocked"

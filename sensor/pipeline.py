@@ -83,6 +83,7 @@ class Watched:
     counted: int = 0  # of what the kernel says was lost, how much is in ``lost``
     flags: ContainerFlag = ContainerFlag(0)  # as the kernel has them
     flags_were_set: bool = False
+    barred: bool = False  # it was blocked already when it started
     settled: bool = False  # everything that it may do is in the kernel
     rule: Rule = DEFAULT  # that counts for it
     mode: Mode = NOTHING_REFUSED  # as the kernel has it
@@ -343,6 +344,7 @@ class Pipeline:
         watched = Watched(
             container, model, change.running_before, rule=self.prevention.policy.rule(container)
         )
+        watched.barred = self.is_blocked(container.id)
         self._watched[cgroup_id] = watched
         for child in change.child_cgroups:
             self.kernel.alias(child, cgroup_id)
@@ -379,6 +381,8 @@ class Pipeline:
         container, model, rule = watched.container, watched.model, watched.rule
         cgroup_id = container.cgroup_id
         flags, mode = self._mode(container, model, rule)
+        if watched.barred and self.is_blocked(container.id):
+            mode = Mode.refusing()
         if not self._knowledge.number(model, rule):
             self._load(model, rule, container.pid)
         strangers = 0
@@ -419,8 +423,6 @@ class Pipeline:
         self.prevention.set_probe(may_detach=False)
 
     def _mode(self, container: Container, model: Model, rule: Rule) -> tuple[ContainerFlag, Mode]:
-        if self.is_blocked(container.id):
-            return _flags(container), Mode.refusing()
         flags, mode = self.prevention.mode(model, rule)
         if self.sessions.reason(container.id):
             flags |= ContainerFlag.SESSIONS
@@ -631,7 +633,7 @@ class Pipeline:
         self._knowledge.keep_only(wanted)
 
     def apply_to(self, container_id: str) -> None:
-        """Tell the kernel anew about one container: it was blocked, or sessions are allowed."""
+        """Tell the kernel anew about one container: sessions are allowed, say."""
         for watched in self._watched.values():
             if watched.container.id == container_id:
                 self._apply(watched)

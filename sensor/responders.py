@@ -141,8 +141,10 @@ class Responders:
             self.blocker.violation(container, audit, rule.name, grace_seconds=rule.grace_seconds)
 
     def _on_held(self, container_id: str, _held: bool) -> None:
-        """Let the kernel know that a container may do nothing any more, or may again."""
-        self._pipeline.apply_to(container_id)
+        """Let the kernel know whether a container may start.
+
+        One that still runs goes on under its rule: it may have a while to end by itself.
+        """
         for blocked in self.blocker.records():
             if blocked.id == container_id:
                 self._pipeline.expect_again(blocked.container)

@@ -173,7 +173,8 @@ class Blocker:
         if why:
             return why
         kind = str(audit.type).replace("_", " ") if audit is not None else "violation"
-        what = (audit.path or audit.program) if audit is not None else ""
+        is_exec = audit is not None and audit.sensor is Sensor.PROCESS
+        what = (audit.program if is_exec else audit.path) if audit is not None else ""
         cause = BlockCause(f"{kind}: {what}" if what else kind, rule, [audit] if audit else [])
         grace = self._grace_seconds if grace_seconds is None else grace_seconds
         self._begin(container, cause, grace, with_evidence=True)

@@ -169,7 +169,8 @@ class Quarantine:
             return
         self._asked.add(container.id)
         kind = str(audit.type).replace("_", " ")
-        reason = f"{kind}: {audit.path or audit.program}"
+        what = audit.program if audit.sensor is Sensor.PROCESS else audit.path
+        reason = f"{kind}: {what}"
         task = asyncio.create_task(self._by_rule(container, reason, rule), name="quarantine")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

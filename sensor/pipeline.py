@@ -383,8 +383,7 @@ class Pipeline:
         flags, mode = self._mode(container, model, rule)
         if watched.barred and self.is_blocked(container.id):
             mode = Mode.refusing()
-        if not self._knowledge.number(model, rule):
-            self._load(model, rule, container.pid)
+        old = self._load(model, rule, container.pid)
         strangers = 0
         before, watched.mode = watched.mode.prevent, mode
         begins = watched.prevented and not watched.settled
@@ -397,6 +396,8 @@ class Pipeline:
             mode=mode,
             init_pid=container.pid if watched.running_before else 0,
         )
+        if old:
+            self._go_over(model, rule, old)
         watched.flags = flags
         if mode.prevent & ~before:
             # Of a container that began under our eyes everything was under prevention, even what
@@ -422,6 +423,13 @@ class Pipeline:
         watched.flags_were_set = True
         self.prevention.set_probe(may_detach=False)
 
+    def _go_over(self, model: Model, rule: Rule, old: int) -> None:
+        """Let everybody who is judged by an earlier loading be judged by the new one."""
+        for other in self._watched.values():
+            if other.model.id == model.id and other.rule.fingerprint == rule.fingerprint:
+                self._apply(other)
+        self._knowledge.drop(old)
+
     def _mode(self, container: Container, model: Model, rule: Rule) -> tuple[ContainerFlag, Mode]:
         flags, mode = self.prevention.mode(model, rule)
         if self.sessions.reason(container.id):
@@ -429,8 +437,19 @@ class Pipeline:
         return _flags(container) | flags, mode
 
     def _load(self, model: Model, rule: Rule, pid: int = 0) -> int:
-        """Put a model under a rule into the kernel; the number that it had before."""
+        """See to it that a model under a rule is in the kernel.
+
+        Args:
+            model: what is known.
+            rule: what is allowed and denied beside it.
+            pid: of a container that runs, in which programs' digests can be seen; or 0.
+
+        Returns:
+            A number that nobody is judged by any more once this container has the new one; or 0.
+        """
         denied = self._digests.denied_programs(model, rule, pid)
+        if self._knowledge.number(model, rule) and self._knowledge.denied(model, rule) == denied:
+            return 0
         return self._knowledge.load(model, rule, denied=denied)
 
     def _expect(self, container: Container) -> None:

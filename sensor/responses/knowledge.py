@@ -192,6 +192,11 @@ class Knowledge:
         self._add(loaded, self._numbers[model.id][rule.fingerprint], model.keys)
         return old
 
+    def denied(self, model: Model, rule: Rule) -> frozenset[str]:
+        """The programs that a loading denies for their content."""
+        number = self.number(model, rule)
+        return self._loaded[number].denied if number else frozenset()
+
     @property
     def nothing(self) -> int:
         """The number of a model that knows nothing: who is judged by it may do nothing."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ import pytest
 import yaml
 
 from sensor.audits.audit import Action, Audit, AuditType
+from sensor.containers.registry import ContainerChange
 from sensor.errors import BadInputError, UsageError
 from sensor.events import Actor, Detection, EventFlag, Operation, Origin
 from sensor.kernel.port import ContainerFlag
-from sensor.models.keys import Program
+from sensor.models.keys import Program, exec_key
+from sensor.models.model import Evidence
 from sensor.rules.explain import chosen, explain
 from sensor.rules.files import RuleSet, read_rules
 from sensor.rules.keeper import RuleKeeper
@@ -344,9 +348,6 @@ def test_arguments_are_judged_when_they_are_known(tmp_path: Path) -> None:
 
 def test_a_digest_denies_whatever_the_name(tmp_path: Path) -> None:
     """The file is read when it runs."""
-    import hashlib
-    import subprocess
-
     digest = hashlib.sha256(Path("/bin/sleep").read_bytes()).hexdigest()
     host = story(tmp_path, {"name": "web", "processes": {"deny": [{"sha256": digest}]}})
     host.learn(execution("/bin/tool"))
@@ -357,6 +358,30 @@ def test_a_digest_denies_whatever_the_name(tmp_path: Path) -> None:
         process.kill()
         process.wait(10)
     assert [kind for kind, _, _ in outcomes(host)] == [AuditType.DENIED_PROGRAM]
+
+
+def test_a_digest_denies_what_the_model_knows(tmp_path: Path) -> None:
+    """It is looked up when the container runs, also when its model was loaded before."""
+    path = str(Path("/bin/sleep").resolve())
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    host = story(
+        tmp_path,
+        {"name": "web", "processes": {"default": "prevent", "deny": [{"sha256": digest}]}},
+    )
+    model = host.learn(execution("/bin/tool"))
+    host.stop()
+    model.add(exec_key(execution(path)), Evidence(1, 1))
+    host.pipeline.reload_model(model)
+    host.pipeline.on_container(ContainerChange("created", 0, container()))
+    second = container("second", pid=os.getpid(), cgroup_id=CGROUP + 1)
+    host.start(container())  # of a process that is not there, so nothing can be read
+    host.start(second)
+    numbers = {number for number, _ in host.kernel.watched.values()}
+    assert len(numbers) == 1
+    for cgroup in (CGROUP, CGROUP + 1):
+        assert host.happen(execution(path, pid=os.getpid(), cgroup_id=cgroup)) == 1
+        assert outcomes(host)[-1] == (AuditType.DENIED_PROGRAM, Action.PREVENT, "denied")
+        assert not host.happen(execution("/bin/tool", cgroup_id=cgroup))
 
 
 def test_an_allowed_session_may_do_anything_and_is_recorded(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class Judge:
         self.place = place
         self.knowledge = Knowledge(kernel)
         self.rule = Rule("none")
-        python = str(Path(shutil.which("python3") or "").resolve())
+        python = str(Path(sys.executable).resolve())
         acting = Program(python)
         tool = Program(self.copy("tool"))
         starting = (Program(""), Program("/usr/bin/env"))

@@ -139,6 +139,10 @@ def test_blocked_is_out_of_service_until_it_is_unblocked(
 
     own_rote.stop()
     own_docker.complete("start", container.id)
+    _stays_down(container)  # the kernel refuses, without the sensor
+
+    own_rote("unload", "--bpf-dir", str(own_rote.pins), "--force")
+    own_docker("start", container.id)
     assert not _is_down(container)
     own_rote.start()  # finds running what must not be
     wait_for(lambda: _is_down(container), seconds=20, what="it to be down again")

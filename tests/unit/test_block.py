@@ -40,7 +40,8 @@ def violation(**values: Any) -> Audit:
         "time_ns": 1, "host": "h", "container_id": WEB.id, "container_name": "web", "image": "i",
         "sensor": Sensor.PROCESS, "type": AuditType.UNKNOWN_PROGRAM, "severity": Severity.HIGH,
         "model_id": "m", "model_state": "active", "action": Action.BLOCK,
-        "guarantee": Guarantee.DENY, "path": "/tmp/x", "operation": "exec", "outcome": "denied",
+        "guarantee": Guarantee.DENY, "program": "/tmp/x", "path": "/tmp/x", "operation": "exec",
+        "outcome": "denied",
     }  # fmt: skip
     return Audit(**{**defaults, **values})
 

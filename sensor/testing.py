@@ -99,6 +99,8 @@ class ReplayKernel:
         self.known_executions: set[ExecEntry] = set()
         self.known_writes: dict[tuple[int, int], int] = {}  # (node, program) → operations
         self.names: set[NameEntry] = set()
+        self.seen_executions: set[ExecEntry] = set()
+        self.seen_writes: dict[tuple[int, int], int] = {}  # (node, program) → operations
         self._edges: dict[tuple[int, LabelKind, bytes], Edge] = {}
         self._counters: dict[int, ContainerCounters] = defaultdict(ContainerCounters)
         self._ring: deque[Event] = deque()
@@ -196,8 +198,10 @@ class ReplayKernel:
             wanted.append(replace(entry, actor=int(Actor.SERVICE)))
         for known in wanted if program else ():
             if known in self.known_executions:
+                self.seen_executions.add(known)
                 return True
             if replace(known, reported=True) in self.known_executions:
+                self.seen_executions.add(replace(known, reported=True))
                 event.flags |= EventFlag.REPORTED
                 return True
         marks = self._program_marks(event, model, NODE_ANY)
@@ -254,10 +258,21 @@ class ReplayKernel:
         programs = [event.program_node]
         if self.watched[event.cgroup_id][1] & ContainerFlag.RULES:
             programs.append(NODE_ANY)
-        return all(
+        known = all(
             any(self._operations(model, program, path) & operation for program in programs)
             for path, operation in written_paths(event)
         )
+        if known:
+            self._mark_change(event, model)
+        return known
+
+    def _mark_change(self, event: Event, model: int) -> None:
+        for path, operation in written_paths(event):
+            node, below = self._reach(model, path)
+            place = node, event.program_node
+            mask = self.known_writes.get(place, 0)
+            if operation & (mask >> _BELOW_SHIFT if below else mask):
+                self.seen_writes[place] = self.seen_writes.get(place, 0) | operation
 
     def _name_is_known(self, event: Event, model: int, *, second: bool) -> bool:
         name, base = (event.name2, event.base2) if second else (event.name, event.base)
@@ -274,16 +289,22 @@ class ReplayKernel:
 
     def _operations(self, model: int, program: int, path: str) -> int:
         """What a program may do to a path: the kernel's ``match_path`` and its write table."""
+        node, below = self._reach(model, path)
+        mask = self.known_writes.get((node, program), 0)
+        return mask >> _BELOW_SHIFT if below else mask & ((1 << _BELOW_SHIFT) - 1)
+
+    def _reach(self, model: int, path: str) -> tuple[int, bool]:
+        """The last node on a path's way through a model's trie; whether the path goes on below."""
         parts = split(path)
         if len(parts) > DEPTH_MAX:
-            return 0
+            return 0, False
         node, flags = MODEL_ROOT_BASE + model, _ROOT_FLAGS
         for part in parts:
             edge = self._step(node, flags, part)
             if edge is None:
-                return self.known_writes.get((node, program), 0) >> _BELOW_SHIFT
+                return node, True
             node, flags = edge.node, edge.flags
-        return self.known_writes.get((node, program), 0) & ((1 << _BELOW_SHIFT) - 1)
+        return node, False
 
     def _step(self, node: int, flags: NodeFlag, part: bytes) -> Edge | None:
         edge = self._edges.get((node, LabelKind.EXACT, part))
@@ -420,6 +441,15 @@ class ReplayKernel:
     def writes(self) -> list[WriteEntry]:
         """See ``Kernel.writes``."""
         return [WriteEntry(node, program, o) for (node, program), o in self.known_writes.items()]
+
+    def take_seen(self) -> tuple[list[ExecEntry], list[WriteEntry]]:
+        """See ``Kernel.take_seen``."""
+        seen = (
+            list(self.seen_executions),
+            [WriteEntry(node, program, o) for (node, program), o in self.seen_writes.items()],
+        )
+        self.seen_executions, self.seen_writes = set(), {}
+        return seen
 
     def models_in_use(self) -> set[int]:
         """See ``Kernel.models_in_use``."""

@@ -534,6 +534,10 @@ class LiveKernel:
             found.append(WriteEntry(**fields, operations=int.from_bytes(value, "little")))
         return found
 
+    def take_seen(self) -> tuple[list[ExecEntry], list[WriteEntry]]:
+        """See ``Kernel.take_seen``: this kernel side keeps no marks yet."""
+        return [], []
+
     def models_in_use(self) -> set[int]:
         """See ``Kernel.models_in_use``."""
         unpack = self._layouts["container"].unpack

@@ -250,6 +250,13 @@ class Kernel(Protocol):
     def writes(self) -> list[WriteEntry]:
         """Everything that put_write set."""
 
+    def take_seen(self) -> tuple[list[ExecEntry], list[WriteEntry]]:
+        """By which entries something was judged known since the last call, and so went untold.
+
+        Executions are given as they were put; changes as (node, program) with the operations that
+        were seen.
+        """
+
     def models_in_use(self) -> set[int]:
         """The numbers of the models by which some container is judged, or will be."""
 

@@ -358,6 +358,15 @@ class Knowledge:
         loaded.writes |= {(entry.node, entry.program) for entry in entries}
         self._kernel.put_write(entries)
 
+    def take_seen(self, model: Model) -> set[Key]:
+        """The keys of a model by which the kernel judged something known since the last call.
+
+        Of known behaviour the kernel tells nothing else; how often keys recur says how much of
+        what a model will meet it has met already. Asked about once a minute.
+        """
+        del model  # the kernel side keeps no marks yet
+        return set()
+
     def forget(self, model: Model) -> None:
         """Take everything a model knows out of the kernel; its programs keep their numbers."""
         for number in self._numbers.pop(model.id, {}).values():

@@ -158,6 +158,19 @@ def test_applets() -> None:
     assert kernel.program_node(Program("")) == NODE_RUNTIME
 
 
+def test_what_was_known_is_marked_until_it_is_taken() -> None:
+    """Known behaviour is silent, but leaves the entry by which it was known, once."""
+    tool = exec_key(execution("/bin/tool"))
+    kernel = knowing(tool, WriteKey(SERVE, "/run/<N>.pid", OperationClass.WRITE))
+    assert kernel.feed(execution("/bin/tool"), change("/run/7.pid"), change("/run/8.pid")) == 0
+    executions, (write,) = kernel.take_seen()
+    assert [entry.program for entry in executions] == [kernel.program_node(tool.program)]
+    assert (write.program, write.operations) == (kernel.program_node(SERVE), OperationClass.WRITE)
+    assert kernel.take_seen() == ([], [])
+    kernel.feed(change("/run/7.pid", operation=Operation.UNLINK), execution("/bin/other"))
+    assert kernel.take_seen() == ([], [])
+
+
 def test_edges_come_parents_first() -> None:
     """A restarted daemon can follow them; a multi-call program's loop does not hang it."""
     kernel = ReplayKernel()

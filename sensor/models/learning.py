@@ -22,6 +22,7 @@ class LearningSettings:
 
     learn_seconds: float = 3600.0
     dry_run_seconds: float = 86400.0
+    startup_pause: float = 30.0  # without anything new: a start-up is over
 
 
 def next_state(model: Model, settings: LearningSettings) -> tuple[ModelState, str] | None:

@@ -233,17 +233,13 @@ def _label_text(label: Label) -> str:
     return "".join(parts)
 
 
-def _parse_label(text: str, whole: str) -> Label:
+def _parse_label(text: str, whole: str, *, plain: bool = True) -> Label:
     if text == "*":
         return _ANY
     if text == "**":
         return _SUBTREE
-    if text == "<*>":
-        return _DATA
-    if text.startswith("*."):
-        return Label(Match.EXTENSION, _parse_label(text[1:], whole).name)
-    if text.endswith("<T>") and len(text) > len("<T>"):
-        return Label(Match.TEMPORARY, _parse_label(text[:-3], whole).name)
+    if not plain and (label := _parse_last(text, whole)) is not None:
+        return label
     out = bytearray()
     is_class = False
     i = 0
@@ -271,6 +267,17 @@ def _parse_label(text: str, whole: str) -> Label:
     return Label(Match.CLASS if is_class else Match.EXACT, bytes(out))
 
 
+def _parse_last(text: str, whole: str) -> Label | None:
+    """A label of the last component that only models hold; None: it is none."""
+    if text == "<*>":
+        return _DATA
+    if text.startswith("*."):
+        return Label(Match.EXTENSION, _parse_label(text[1:], whole).name)
+    if text.endswith("<T>") and len(text) > len("<T>"):
+        return Label(Match.TEMPORARY, _parse_label(text[:-3], whole).name)
+    return None
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Pattern:
     """A path pattern, component by component."""
@@ -283,8 +290,12 @@ class Pattern:
         return cls(tuple(Label(Match.EXACT, part) for part in split(path)))
 
     @classmethod
-    def parse(cls, text: str) -> Pattern:
+    def parse(cls, text: str, *, plain: bool = False) -> Pattern:
         """Read the text form.
+
+        Args:
+            text: the pattern.
+            plain: what people write: labels that only models hold are refused.
 
         Raises:
             UsageError: not absolute, ``**`` or a label for last components before the end, or a
@@ -292,7 +303,7 @@ class Pattern:
         """
         if not text.startswith("/"):
             raise UsageError(f"pattern {text!r}: expected an absolute path")
-        labels = tuple(_parse_label(part, text) for part in _split_text(text))
+        labels = tuple(_parse_label(part, text, plain=plain) for part in _split_text(text))
         if _SUBTREE in labels[:-1]:
             raise UsageError(f"pattern {text!r}: '**' may only stand at the end")
         for label in labels[:-1]:
@@ -311,6 +322,12 @@ class Pattern:
     def is_exact(self) -> bool:
         """Whether it matches one path only."""
         return all(label.match is Match.EXACT for label in self.labels)
+
+    def covers(self, other: Pattern) -> bool:
+        """Whether everything that another pattern matches is certainly matched by this one."""
+        if len(self.labels) != len(other.labels):
+            return False
+        return all(_covers(w, n) for w, n in zip(self.labels, other.labels, strict=True))
 
     def matches(self, path: str) -> bool:
         """Whether an absolute path matches."""
@@ -333,6 +350,18 @@ class Pattern:
             or (label.match in LAST_ONLY and label in last_labels(part))
             for label, part in zip(labels, components, strict=True)
         )
+
+
+def _covers(wide: Label, narrow: Label) -> bool:
+    if wide == narrow or (wide.match is Match.ANY and narrow.match is not Match.SUBTREE):
+        return True
+    if narrow.match is Match.EXACT:
+        return wide in last_labels(narrow.name) or (
+            wide.match is Match.CLASS and canonical(narrow.name) == wide.name
+        )
+    if wide.match is not Match.DATA or narrow.match in (Match.ANY, Match.SUBTREE):
+        return False
+    return not is_code(narrow.name)
 
 
 def _split_text(text: str) -> list[str]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from sensor.containers.container import Container
 from sensor.errors import UsageError
 from sensor.events import Actor, Event, EventFlag, EventKind, Operation
+from sensor.models.generalise import Generaliser, temporary_keys
 from sensor.models.keys import Key, Program, WriteKey
-from sensor.models.learning import LearningSettings, Siblings, next_state, temporary_keys
+from sensor.models.learning import LearningSettings, next_state
 from sensor.models.model import (
     Evidence,
     Judgement,
@@ -56,7 +57,7 @@ class ModelRegistry:
         self._settings = settings
         self._clock = clock
         self._models = {model.id: model for model in store.load()}
-        self._siblings = {model.id: Siblings(model.keys) for model in self._models.values()}
+        self._generalisers = {model.id: Generaliser(model.keys) for model in self._models.values()}
         self._runs: dict[str, Run] = {}
         self._changed: set[str] = set()
 
@@ -100,7 +101,7 @@ class ModelRegistry:
             model.add(key, Evidence(now_ns, now_ns, 0, 0, 0, Source.STATIC))
         model.number = self._store.add(model)
         self._models[model.id] = model
-        self._siblings[model.id] = Siblings(model.keys)
+        self._generalisers[model.id] = Generaliser(model.keys)
         return model
 
     def detach(self, container_id: str) -> None:
@@ -185,14 +186,15 @@ class ModelRegistry:
         self._note_startup(event, container_id, init_pid)
         new: list[Key] = []
         wider: list[WriteKey] = temporary_keys(event)
-        for key in judgement.learnable:
+        generaliser = self._generalisers[model.id]
+        for exact, key in zip(judgement.novel, judgement.learnable, strict=True):
             if _see(model.keys, key, event, container_id, model):
                 new.append(key)
-                if isinstance(key, WriteKey) and (more := self._siblings[model.id].add(key)):
-                    wider.append(more)
+                if isinstance(key, WriteKey) and isinstance(exact, WriteKey):
+                    wider += generaliser.add(key, exact)
         for key in wider:
             if key not in model.keys:
-                model.add(key, Evidence(event.time_ns, event.time_ns, source=Source.POPULATION))
+                model.absorb(key, Evidence(event.time_ns, event.time_ns, source=Source.POPULATION))
                 new.append(key)
         if new and model.state is ModelState.DRY_RUN:
             model.dry_run_seconds = 0.0
@@ -252,7 +254,7 @@ class ModelRegistry:
         model.sessions.clear()
         emptied = replace_contents(model)
         self._models[model.id] = emptied
-        self._siblings[model.id] = Siblings()
+        self._generalisers[model.id] = Generaliser()
         for run in self._runs.values():
             if run.model is model:
                 run.model = emptied
@@ -311,7 +313,7 @@ class ModelRegistry:
         if existing is None:
             model.number = self._store.add(model)
             self._models[model.id] = model
-            self._siblings[model.id] = Siblings(model.keys)
+            self._generalisers[model.id] = Generaliser(model.keys)
             return model
         if not replace_existing and not merge:
             raise UsageError(

@@ -11,10 +11,12 @@ import click
 from sensor.audits.formats import escape, iso, when
 from sensor.cli.output import duration, emit, emit_json, emit_lines, output_option
 from sensor.errors import UsageError
+from sensor.models.arguments import shape_text
 from sensor.models.diff import describe
 from sensor.models.files import unpack_model
-from sensor.models.keys import ExecKey, Key, WriteKey
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, WriteKey
 from sensor.models.model import Evidence, Model
+from sensor.models.phases import Phase
 
 COLUMNS = (
     "model", "image", "state", "executions", "writes", "runs", "observed", "lost", "id",
@@ -106,6 +108,10 @@ def page(model: Model) -> list[str]:
             remarks = [key.origin.name.lower(), key.actor.name.lower()]
             if key.script:
                 remarks.append("script")
+            if key.shape != ANY_ARGUMENTS:
+                remarks.append(f"called with {escape(shape_text(key.shape))}")
+            if evidence.phases == Phase.STARTUP:
+                remarks.append("at start-up")
             lines.append(
                 f"    → {escape(str(key.program))}  [{', '.join(remarks)}]  {_seen(evidence)}"
             )

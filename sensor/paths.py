@@ -130,6 +130,18 @@ class Label:
     match: Match
     name: bytes = b""
 
+    def covers(self, other: Label) -> bool:
+        """Whether every component that matches ``other`` would match this one too."""
+        if self == other:
+            return True
+        if self.match is Match.ANY:
+            return other.match in (Match.EXACT, Match.CLASS)
+        return (
+            self.match is Match.CLASS
+            and other.match is Match.EXACT
+            and canonical(other.name) == self.name
+        )
+
 
 _ANY = Label(Match.ANY)
 _SUBTREE = Label(Match.SUBTREE)
@@ -233,6 +245,18 @@ class Pattern:
     def is_exact(self) -> bool:
         """Whether it matches one path only."""
         return all(label.match is Match.EXACT for label in self.labels)
+
+    def covers(self, other: Pattern) -> bool:
+        """Whether every path that matches ``other`` matches this one too."""
+        own, their = self.labels, other.labels
+        if own and own[-1].match is Match.SUBTREE:
+            own = own[:-1]
+            if len(their) <= len(own):
+                return False
+            their = their[: len(own)]
+        if len(own) != len(their) or _SUBTREE in their:
+            return False
+        return all(mine.covers(label) for mine, label in zip(own, their, strict=True))
 
     def matches(self, path: str) -> bool:
         """Whether an absolute path matches."""

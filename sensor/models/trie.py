@@ -175,11 +175,5 @@ class PathTrie(Generic[T]):
 
 
 def _covers(wide: Label, narrow: Label) -> bool:
-    """Whether every component that takes ``narrow`` would also match ``wide``."""
-    if wide.match is Match.ANY:
-        return narrow.match in (Match.EXACT, Match.CLASS)
-    return (
-        wide.match is Match.CLASS
-        and narrow.match is Match.EXACT
-        and canonical(narrow.name) == wide.name
-    )
+    """Whether every component that takes ``narrow``, which is another, also matches ``wide``."""
+    return wide != narrow and wide.covers(narrow)

@@ -230,7 +230,8 @@ class Pipeline:
 
     def _learn(self, event: Event, watched: Watched, judgement: Judgement) -> None:
         model = watched.model
-        new = self.models.learn(model, judgement, event, watched.container.id)
+        container = watched.container
+        new = self.models.learn(model, judgement, event, container.id, init_pid=container.pid)
         if new:
             self.statistics.learned += len(new)
             self._knowledge.add(model, new)
@@ -574,16 +575,16 @@ class Pipeline:
     def _moved(self, model: Model, moved: Transition) -> None:
         """A model changed its state by itself."""
         _log.info("model %s: %s → %s: %s", model.name, moved.old, moved.new, moved.cause)
-        self._apply_all(model)
+        if model.state is ModelState.ARCHIVED:
+            if model.id not in {expected.model_id for expected in self._expected.values()}:
+                self._knowledge.forget(model)
+            return
+        self.reload_model(model)
+        self._drop_unwanted()
         if model.state is ModelState.SUSPECT:
-            self._drop_unwanted()
             for watched in self._watched.values():
                 if watched.model is model:
                     self._tell_suspect(watched, moved.cause)
-        elif model.state is ModelState.ARCHIVED and model.id not in {
-            container.model_id for container in self._expected.values()
-        }:
-            self._knowledge.forget(model)
 
     def _tell_suspect(self, watched: Watched, cause: str) -> None:
         audit = self_audit(

@@ -43,6 +43,10 @@ class Reader:
             )
         return value
 
+    def optional(self, name: str, kind: Any, default: Any) -> Any:
+        """A field that an earlier Rote did not write."""
+        return self.get(name, kind) if self.has(name) else default
+
     def has(self, name: str) -> bool:
         """Whether there is such a field: later versions have some that earlier ones lack."""
         return name in self._values

@@ -34,6 +34,7 @@ class LearningSettings:
 
     learn_seconds: float = 86400.0  # at most
     dry_run_seconds: float = 259200.0  # at most
+    startup_pause: float = 30.0  # without anything new: a start-up is over
     learn_min_seconds: float | None = None
     dry_run_min_seconds: float | None = None
     max_false_alarms_per_day: float = 1.0  # of one container, with 95 % confidence

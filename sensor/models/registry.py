@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from sensor.containers.container import Container
 from sensor.errors import UsageError
-from sensor.events import Actor, Event
+from sensor.events import Actor, Event, EventFlag, EventKind, Operation
 from sensor.models.incidence import Trial
-from sensor.models.keys import Key, WriteKey
+from sensor.models.keys import Key, Program, WriteKey
 from sensor.models.learning import (
     LearningSettings,
     Move,
@@ -29,6 +29,7 @@ from sensor.models.model import (
 )
 from sensor.models.observer import Observer
 from sensor.models.outlook import kind_of
+from sensor.models.phases import ALWAYS, Phase
 from sensor.models.static import static_keys
 from sensor.models.store import ModelStore
 
@@ -43,6 +44,8 @@ class Run:
     model: Model
     complete: bool  # watched from its first instruction
     since: float  # when observation was last added up
+    starting_until: float = 0.0  # seconds since the epoch
+    main: Program | None = None  # what its first process runs, as far as that was new
 
 
 class ModelRegistry:
@@ -94,7 +97,8 @@ class ModelRegistry:
             model.complete_runs += complete
         complete, since = known or (complete, now)
         model.open_runs[container.id] = complete, since
-        self._runs[container.id] = Run(model, complete, now)
+        starting = now + self._settings.startup_pause if complete and known is None else 0.0
+        self._runs[container.id] = Run(model, complete, now, starting)
         self._observer(model).started(container.id, now, complete=complete, since=since)
         model.last_used_ns = self._now_ns()
         self._touch(model)
@@ -237,7 +241,13 @@ class ModelRegistry:
         return model.judge(event)
 
     def learn(
-        self, model: Model, judgement: Judgement, event: Event, container_id: str
+        self,
+        model: Model,
+        judgement: Judgement,
+        event: Event,
+        container_id: str,
+        *,
+        init_pid: int = 0,
     ) -> list[Key]:
         """Take in one event. In a dry run a novelty starts the dry run again.
 
@@ -251,6 +261,7 @@ class ModelRegistry:
             return []
         if judgement.verdict is Verdict.KNOWN or not judgement.learnable:
             return []
+        self._note_startup(event, container_id, init_pid)
         new: list[Key] = []
         wider: list[WriteKey] = temporary_keys(event)
         for key in judgement.learnable:
@@ -280,6 +291,16 @@ class ModelRegistry:
         model.trial = Trial()
         observer.restart()
 
+    def _note_startup(self, event: Event, container_id: str, init_pid: int) -> None:
+        """How long a run starts up, as far as what is new shows, and what its first process is."""
+        run = self._runs.get(container_id)
+        if run is None or event.kind is not EventKind.EXEC:
+            return
+        if event.flags & EventFlag.STARTUP:
+            run.starting_until = self._clock() + self._settings.startup_pause
+        if event.pid == init_pid and event.operation is Operation.EXEC:
+            run.main = Program(event.path, event.applet)
+
     def note_lost(self, container_id: str, lost: int) -> None:
         """Events of a container were lost: its model's quiet time starts again."""
         run = self._runs.get(container_id)
@@ -299,6 +320,9 @@ class ModelRegistry:
         """Add up time under observation; move models whose time has come."""
         for run in self._runs.values():
             self._add_time(run, now)
+            if run.main is not None and now >= run.starting_until:
+                run.model.note_main(run.main)
+                run.main = None
         moved = []
         running = {run.model.id: run.model for run in self._runs.values()}
         for model in running.values():
@@ -341,6 +365,7 @@ class ModelRegistry:
         run.since = now
         if elapsed:
             run.model.observed_seconds += elapsed
+            run.model.steady_seconds += max(0.0, min(elapsed, now - run.starting_until))
             if run.model.state is ModelState.DRY_RUN:
                 run.model.dry_run_seconds += elapsed
                 run.model.dry_run_total += elapsed
@@ -489,19 +514,23 @@ def _see(
     container_id: str,
     model: Model | None = None,
 ) -> bool:
-    """Note that a key was seen; whether it is new."""
+    """Note that a key was seen; whether it is new, or new that it is in steady operation."""
     evidence = known.get(key)
     if evidence is None:
-        fresh = Evidence(event.time_ns, event.time_ns, last_container=container_id)
+        fresh = Evidence(
+            event.time_ns, event.time_ns, phases=_phase(event), last_container=container_id
+        )
         if model is None:
             known[key] = fresh
         else:
             model.add(key, fresh)
         return True
+    widened = not evidence.phases & _phase(event)
+    evidence.phases |= _phase(event)
     evidence.last_ns = event.time_ns
     evidence.count += 1
     _note_container(evidence, container_id)
-    return False
+    return widened
 
 
 def _note_container(evidence: Evidence, container_id: str) -> None:
@@ -509,3 +538,9 @@ def _note_container(evidence: Evidence, container_id: str) -> None:
         evidence.last_container = container_id
         evidence.containers += 1
         evidence.runs += 1
+
+
+def _phase(event: Event) -> Phase:
+    if event.kind is not EventKind.EXEC:
+        return ALWAYS
+    return Phase.STARTUP if event.flags & EventFlag.STARTUP else Phase.STEADY

@@ -158,6 +158,8 @@ class ProcessesModel(_Strict):
     default: ActionName = Field(default="alert", description="For what is not named below")
     unknown_program: ActionName | None = None
     unknown_parent: ActionName | None = None
+    startup_program: ActionName | None = None
+    unknown_arguments: ActionName | None = None
     changed_program: ActionName | None = None
     memory_program: ActionName | None = None
     setuid_program: ActionName | None = None

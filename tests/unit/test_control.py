@@ -46,7 +46,7 @@ class Running:
             state_dir=directory / "state",
             run_dir=directory / "run",
             runtimes=("none",),
-            learn_seconds=3600,
+            learn_max_seconds=3600,
         )
         self.kernel = ReplayKernel()
         self.output = io.StringIO()

@@ -23,6 +23,7 @@ from sensor.kernel.port import (
     Kernel,
     LabelKind,
     NodeFlag,
+    Seen,
     WriteEntry,
 )
 from sensor.models.keys import Key, Program, WriteKey, exec_key
@@ -163,12 +164,13 @@ def test_what_was_known_is_marked_until_it_is_taken() -> None:
     tool = exec_key(execution("/bin/tool"))
     kernel = knowing(tool, WriteKey(SERVE, "/run/<N>.pid", OperationClass.WRITE))
     assert kernel.feed(execution("/bin/tool"), change("/run/7.pid"), change("/run/8.pid")) == 0
-    executions, (write,) = kernel.take_seen()
-    assert [entry.program for entry in executions] == [kernel.program_node(tool.program)]
+    seen = kernel.take_seen(kernel.executions(), kernel.writes())
+    (write,) = seen.writes
+    assert [entry.program for entry in seen.executions] == [kernel.program_node(tool.program)]
     assert (write.program, write.operations) == (kernel.program_node(SERVE), OperationClass.WRITE)
-    assert kernel.take_seen() == ([], [])
+    assert kernel.take_seen(kernel.executions(), kernel.writes()) == Seen()
     kernel.feed(change("/run/7.pid", operation=Operation.UNLINK), execution("/bin/other"))
-    assert kernel.take_seen() == ([], [])
+    assert kernel.take_seen(kernel.executions(), kernel.writes()) == Seen()
 
 
 def test_edges_come_parents_first() -> None:

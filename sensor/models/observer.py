@@ -157,13 +157,12 @@ class Observer:
         life.starting = False
         self._fold()
         if life.active or life.keys:
-            self.model.incidence.add_start({self._folded.get(key, key) for key in life.keys})
+            self.model.incidence.add_start(self._as_counted(life.keys))
         life.keys = set()
 
     def _close_slot(self, now: float, *, flush: bool) -> None:
         self._fold()
         slot, self._slot = self._slot, _Unit()
-        slot.keys = {self._folded.get(key, key) for key in slot.keys}
         self._slot_began = self._slot_began + SLOT_SECONDS if not flush else now
         for grid, size in enumerate(GRIDS):
             unit = self._units[grid]
@@ -173,7 +172,7 @@ class Observer:
             if unit.slots < size and not flush:
                 continue
             if unit.active:
-                self.model.incidence.add_steady(grid, unit.keys)
+                self.model.incidence.add_steady(grid, self._as_counted(unit.keys))
             if grid == UNIT:
                 self._close_trial()
             self._units[grid] = _Unit()
@@ -198,6 +197,9 @@ class Observer:
         """Whether a container takes part in this unit; a run shorter than a unit does so once."""
         life = self._lives[name]
         return not (life.ended and life.units and life.ended - life.since < UNIT_SECONDS)
+
+    def _as_counted(self, keys: set[Key]) -> set[Key]:
+        return {self._folded.get(key, key) for key in keys}
 
     def _fold(self) -> None:
         if len(self.model.keys) != self._folded_at:

@@ -12,6 +12,7 @@ they foretell something else, units depend on one another and the estimate is no
 from __future__ import annotations
 
 import enum
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable
@@ -27,6 +28,7 @@ UNIT = 1  # place in GRIDS of the unit that counts
 UNIT_SECONDS = SLOT_SECONDS * GRIDS[UNIT]
 START_UP_SECONDS = 120.0  # so long a run counts as starting; services are up in less
 _CURVE_MAX = 240
+_parsed = functools.lru_cache(maxsize=65536)(Pattern.parse)
 
 
 class Stratum(enum.StrEnum):
@@ -135,7 +137,7 @@ class Incidence:
         """
         wide: dict[tuple[object, int], list[tuple[WriteKey, Pattern]]] = defaultdict(list)
         for key in known:
-            if isinstance(key, WriteKey) and not (p := Pattern.parse(key.pattern)).is_exact:
+            if isinstance(key, WriteKey) and not (p := _parsed(key.pattern)).is_exact:
                 wide[key.program, key.operation].append((key, p))
         folded: dict[Key, Key] = {}
         for key in {*known, *self.keys} if wide else ():
@@ -156,7 +158,7 @@ class Incidence:
 
 def _widest(key: WriteKey, candidates: list[tuple[WriteKey, Pattern]]) -> WriteKey | None:
     """The key that covers another and is covered by none but itself; None when there is none."""
-    pattern = Pattern.parse(key.pattern)
+    pattern = _parsed(key.pattern)
     found = [(other, p) for other, p in candidates if other != key and p.covers(pattern)]
     for other, p in found:
         if not any(q.covers(p) for another, q in found if another != other):

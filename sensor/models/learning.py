@@ -40,6 +40,12 @@ class LearningSettings:
     max_false_alarms_per_day: float = 1.0  # of one container, with 95 % confidence
     archive_after_seconds: float = 86400.0
 
+    def by_time(self, state: ModelState) -> bool:
+        """Whether a state ends by time alone, so that its end need not wait for a unit's."""
+        if state is ModelState.LEARNING:
+            return self.learns_by_time
+        return state is ModelState.DRY_RUN and self.dry_runs_by_time
+
     @property
     def learns_by_time(self) -> bool:
         """Whether learning ends by time alone."""

@@ -54,6 +54,7 @@ class Observer:
         self._active: set[str] = set()  # containers, in the trial's unit
         self._novel: set[str] = set()
         self._running_most = 0
+        self._changed = True  # nobody has looked yet
         self._folded: dict[Key, Key] = {}
         self._folded_at = -1  # how many keys the model had then
 
@@ -133,14 +134,16 @@ class Observer:
     def _starting(self) -> list[_Life]:
         return [life for life in self._lives.values() if life.starting]
 
-    def tick(self, now: float) -> None:
-        """Close what is over by now."""
+    def tick(self, now: float) -> bool:
+        """Close what is over by now; whether any count has changed since the last call."""
         for life in self._starting():
             if _has_started(now, life):
                 self._start_is_over(life)
         if self._slot_is_over(now):
             # After a long silence, a sleep of the host say, what was under way is not continued.
             self._close_slot(now, flush=now - self._slot_began >= 2 * SLOT_SECONDS)
+        changed, self._changed = self._changed, False
+        return changed
 
     def restart(self) -> None:
         """The hold-out begins anew: what is under way does not count for it."""
@@ -155,12 +158,14 @@ class Observer:
 
     def _start_is_over(self, life: _Life) -> None:
         life.starting = False
+        self._changed = True
         self._fold()
         if life.active or life.keys:
             self.model.incidence.add_start(self._as_counted(life.keys))
         life.keys = set()
 
     def _close_slot(self, now: float, *, flush: bool) -> None:
+        self._changed = True
         self._fold()
         slot, self._slot = self._slot, _Unit()
         self._slot_began = self._slot_began + SLOT_SECONDS if not flush else now

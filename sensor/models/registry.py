@@ -326,8 +326,9 @@ class ModelRegistry:
         moved = []
         running = {run.model.id: run.model for run in self._runs.values()}
         for model in running.values():
-            self._observer(model).tick(now)
             model.last_used_ns = int(now * 1e9)
+            if not self._observer(model).tick(now) and not self._settings.by_time(model.state):
+                continue  # no count has changed
             following = next_state(model, self._settings, int(now * 1e9))
             if following is not None:
                 moved.append(self._follow(model, following))

@@ -197,6 +197,6 @@ class PathTrie(Generic[T]):
 
 def _covers(wide: Label, narrow: Label) -> bool:
     """Whether what takes ``narrow``, which is another, also matches ``wide``; but not beside it."""
-    if wide == narrow or wide.match in LAST_ONLY or narrow.match in LAST_ONLY:
+    if wide.match is Match.EXACT or wide == narrow:
         return False
-    return wide.covers(narrow)
+    return not {wide.match, narrow.match} & LAST_ONLY and wide.covers(narrow)

@@ -166,7 +166,7 @@ class Label:
             return self in last_labels(other.name)
         if other.match is Match.CLASS and self.match in (Match.EXTENSION, Match.DATA):
             return self in last_labels(other.name)  # the ends of names have no marks in them
-        if self.match is Match.DATA and other.match is Match.EXTENSION:
+        if self.match is Match.DATA and other.match in (Match.EXTENSION, Match.TEMPORARY):
             return not is_code(other.name)
         return False
 
@@ -249,17 +249,13 @@ def _label_text(label: Label) -> str:
     return "".join(parts)
 
 
-def _parse_label(text: str, whole: str) -> Label:
+def _parse_label(text: str, whole: str, *, plain: bool = True) -> Label:
     if text == "*":
         return _ANY
     if text == "**":
         return _SUBTREE
-    if text == "<*>":
-        return _DATA
-    if text.startswith("*."):
-        return Label(Match.EXTENSION, _parse_label(text[1:], whole).name)
-    if text.endswith("<T>") and len(text) > len("<T>"):
-        return Label(Match.TEMPORARY, _parse_label(text[:-3], whole).name)
+    if not plain and (label := _parse_last(text, whole)) is not None:
+        return label
     out = bytearray()
     is_class = False
     i = 0
@@ -287,6 +283,17 @@ def _parse_label(text: str, whole: str) -> Label:
     return Label(Match.CLASS if is_class else Match.EXACT, bytes(out))
 
 
+def _parse_last(text: str, whole: str) -> Label | None:
+    """A label of the last component that only models hold; None: it is none."""
+    if text == "<*>":
+        return _DATA
+    if text.startswith("*."):
+        return Label(Match.EXTENSION, _parse_label(text[1:], whole).name)
+    if text.endswith("<T>") and len(text) > len("<T>"):
+        return Label(Match.TEMPORARY, _parse_label(text[:-3], whole).name)
+    return None
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Pattern:
     """A path pattern, component by component."""
@@ -299,8 +306,12 @@ class Pattern:
         return cls(tuple(Label(Match.EXACT, part) for part in split(path)))
 
     @classmethod
-    def parse(cls, text: str) -> Pattern:
+    def parse(cls, text: str, *, plain: bool = False) -> Pattern:
         """Read the text form.
+
+        Args:
+            text: the pattern.
+            plain: what people write: labels that only models hold are refused.
 
         Raises:
             UsageError: not absolute, ``**`` or a label for last components before the end, or a
@@ -308,7 +319,7 @@ class Pattern:
         """
         if not text.startswith("/"):
             raise UsageError(f"pattern {text!r}: expected an absolute path")
-        labels = tuple(_parse_label(part, text) for part in _split_text(text))
+        labels = tuple(_parse_label(part, text, plain=plain) for part in _split_text(text))
         if _SUBTREE in labels[:-1]:
             raise UsageError(f"pattern {text!r}: '**' may only stand at the end")
         for label in labels[:-1]:

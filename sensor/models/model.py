@@ -165,6 +165,24 @@ class Model:
             self._own = None
         self.keys[key] = evidence
 
+    def absorb(self, key: WriteKey, evidence: Evidence) -> None:
+        """Let the model know a wider key, in place of those that it covers."""
+        pattern = Pattern.parse(key.pattern)
+        covered = [
+            known
+            for known in self.keys
+            if isinstance(known, WriteKey)
+            and (known.program, known.operation) == (key.program, key.operation)
+            and pattern.covers(Pattern.parse(known.pattern))
+        ]
+        for known in covered:
+            old = self.keys.pop(known)
+            evidence.first_ns = min(evidence.first_ns, old.first_ns)
+            evidence.containers = max(evidence.containers, old.containers)
+            evidence.runs = max(evidence.runs, old.runs)
+            evidence.count += old.count
+        self.add(key, evidence)
+
     def note_main(self, program: Program) -> list[Key]:
         """A first process runs this after the start-up; the keys that are now known for good."""
         if program in self.mains:

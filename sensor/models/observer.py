@@ -159,14 +159,14 @@ class Observer:
     def _start_is_over(self, life: _Life) -> None:
         life.starting = False
         self._changed = True
-        self._fold()
+        self._fold(life.keys)
         if life.active or life.keys:
             self.model.incidence.add_start(self._as_counted(life.keys))
         life.keys = set()
 
     def _close_slot(self, now: float, *, flush: bool) -> None:
         self._changed = True
-        self._fold()
+        self._fold(self._slot.keys)
         slot, self._slot = self._slot, _Unit()
         self._slot_began = self._slot_began + SLOT_SECONDS if not flush else now
         for grid, size in enumerate(GRIDS):
@@ -206,8 +206,9 @@ class Observer:
     def _as_counted(self, keys: set[Key]) -> set[Key]:
         return {self._folded.get(key, key) for key in keys}
 
-    def _fold(self) -> None:
-        if len(self.model.keys) != self._folded_at:
+    def _fold(self, seen: Iterable[Key]) -> None:
+        counted = self.model.incidence.keys
+        if len(self.model.keys) != self._folded_at or any(key not in counted for key in seen):
             self._folded = self.model.incidence.fold(self.model.keys)
             self._folded_at = len(self.model.keys)
 

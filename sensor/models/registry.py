@@ -9,15 +9,10 @@ from dataclasses import dataclass, replace
 from sensor.containers.container import Container
 from sensor.errors import UsageError
 from sensor.events import Actor, Event, EventFlag, EventKind, Operation
+from sensor.models.generalise import Generaliser, temporary_keys
 from sensor.models.incidence import Trial
 from sensor.models.keys import Key, Program, WriteKey
-from sensor.models.learning import (
-    LearningSettings,
-    Move,
-    Siblings,
-    next_state,
-    temporary_keys,
-)
+from sensor.models.learning import LearningSettings, Move, next_state
 from sensor.models.model import (
     Evidence,
     Judgement,
@@ -68,7 +63,7 @@ class ModelRegistry:
         self._settings = settings
         self._clock = clock
         self._models = {model.id: model for model in store.load()}
-        self._siblings = {model.id: Siblings(model.keys) for model in self._models.values()}
+        self._generalisers = {model.id: Generaliser(model.keys) for model in self._models.values()}
         self._runs: dict[str, Run] = {}
         # By then every container that runs has been found, also after a start of the daemon.
         self._looked_for_at = clock() + _FINDING_SECONDS
@@ -123,7 +118,7 @@ class ModelRegistry:
             model.add(key, Evidence(now_ns, now_ns, 0, 0, 0, Source.STATIC))
         model.number = self._store.add(model)
         self._models[model.id] = model
-        self._siblings[model.id] = Siblings(model.keys)
+        self._generalisers[model.id] = Generaliser(model.keys)
         return model
 
     def detach(self, container_id: str) -> None:
@@ -264,14 +259,15 @@ class ModelRegistry:
         self._note_startup(event, container_id, init_pid)
         new: list[Key] = []
         wider: list[WriteKey] = temporary_keys(event)
-        for key in judgement.learnable:
+        generaliser = self._generalisers[model.id]
+        for exact, key in zip(judgement.novel, judgement.learnable, strict=True):
             if _see(model.keys, key, event, container_id, model):
                 new.append(key)
-                if isinstance(key, WriteKey) and (more := self._siblings[model.id].add(key)):
-                    wider.append(more)
+                if isinstance(key, WriteKey) and isinstance(exact, WriteKey):
+                    wider += generaliser.add(key, exact)
         for key in wider:
             if key not in model.keys:
-                model.add(key, Evidence(event.time_ns, event.time_ns, source=Source.POPULATION))
+                model.absorb(key, Evidence(event.time_ns, event.time_ns, source=Source.POPULATION))
                 new.append(key)
         observer = self._observer(model)
         observer.seen({*judgement.learnable, *wider}, container_id)
@@ -378,7 +374,7 @@ class ModelRegistry:
         model.sessions.clear()
         emptied = replace_contents(model)
         self._models[model.id] = emptied
-        self._siblings[model.id] = Siblings()
+        self._generalisers[model.id] = Generaliser()
         for run in self._runs.values():
             if run.model is model:
                 run.model = emptied
@@ -439,7 +435,7 @@ class ModelRegistry:
             model.last_used_ns, model.open_runs = self._now_ns(), {}
             model.number = self._store.add(model)
             self._models[model.id] = model
-            self._siblings[model.id] = Siblings(model.keys)
+            self._generalisers[model.id] = Generaliser(model.keys)
             return model
         if not replace_existing and not merge:
             raise UsageError(

@@ -38,7 +38,7 @@ def _duration(value: Any) -> Any:
 
 def _pattern(text: str) -> str:
     try:
-        Pattern.parse(text)
+        Pattern.parse(text, plain=True)
     except UsageError as error:
         raise ValueError(
             f"{error} (of a component, '*' stands for all of it, '**' at the end for all below)"

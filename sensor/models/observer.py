@@ -70,7 +70,7 @@ class Observer:
         if not any(not life.ended for life in self._lives.values()):
             self._slot_began = now  # nobody ran: a unit begins with the container
         starting = complete and now == since
-        self._lives[container_id] = _Life(since, starting)
+        self._lives[container_id] = _Life(since, starting, units=int(now != since))
         self._note_running()
 
     def ended(self, container_id: str, now: float) -> None:
@@ -149,6 +149,8 @@ class Observer:
         """The hold-out begins anew: what is under way does not count for it."""
         self._active.clear()
         self._novel.clear()
+        for life in self._lives.values():
+            life.units = 0
 
     def _running(self) -> int:
         return sum(not life.ended for life in self._lives.values())

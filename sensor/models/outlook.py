@@ -14,6 +14,7 @@ COVERAGE = 0.995
 EXPECTED = 1.0  # new keys over as many units again
 _FACTOR = 2.0  # between grids: beyond, units depend on one another
 _SMALL = 0.5  # keys; estimates below differ by chance
+_SERIES_MIN = 10  # units
 UNITS_A_DAY = 86400 / UNIT_SECONDS
 
 
@@ -70,8 +71,11 @@ def expected(sample: Sample) -> float:
     """New keys over as many units again: the larger of two answers, so as not to promise much.
 
     The series of Good and Toulmin swings by the number of all keys when it is asked that far; over
-    half as many units it is steady.
+    half as many units it is steady, from ten units on: of fewer, keys that are in every one of them
+    would count.
     """
+    if sample.units < _SERIES_MIN:
+        return sample.expected(sample.units)
     return max(sample.expected(sample.units), sample.good_toulmin(sample.units / 2) or 0.0)
 
 

@@ -273,6 +273,15 @@ def test_units_that_depend_on_one_another_are_found_out() -> None:
     assert prospect(Model("m", 1, IMAGE, "s", incidence=counts), Kind.WRITES).converged
 
 
+@pytest.mark.parametrize("starts", [2, 3, 5, 9, 10, 11, 30])
+def test_what_every_start_does_is_no_sign_of_more(starts: int) -> None:
+    """Forty keys that were in each of so many start-ups: all is known."""
+    counts = Incidence(starts, [100, 50, 25], {run(f"/{i}"): Counts(0, starts) for i in range(40)})
+    found = prospect(Model("m", 1, IMAGE, "s", incidence=counts), Kind.EXECUTIONS)
+    assert found.converged
+    assert found.expected < 0.1
+
+
 names = st.sampled_from(["a", "temp-1", "temp-22", "x.log", "x.php", "7.log", "sedAbCdEf", "b"])
 labels = st.sampled_from(["a", "temp-<N>", "*", "x.log", "<N>.log", "b"])
 ends = st.sampled_from(["**", "*.log", "<*>", "sed<T>", "a", "*", "<N>.log", "x.php"])

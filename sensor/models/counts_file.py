@@ -124,12 +124,12 @@ def unpack_counts(reader: Reader, model: Model) -> None:
 
 
 def _pack_trial(trial: Trial) -> list[float]:
-    return [trial.units, trial.weight, trial.novel, trial.novel_weight, trial.runs]
+    return [trial.units, trial.weight, trial.novel, trial.novel_weight, trial.runs, trial.attempt]
 
 
 def _trial(reader: Reader, field: str) -> Trial:
-    units, weight, novel, novel_weight, runs = _rows(reader, field, float, length=5)
-    return Trial(int(units), weight, int(novel), novel_weight, int(runs))
+    units, weight, novel, novel_weight, runs, attempt = _rows(reader, field, float, length=6)
+    return Trial(int(units), weight, int(novel), novel_weight, int(runs), max(1, int(attempt)))
 
 
 def _counts(row: Any, keys: list[Key]) -> tuple[Key, Counts]:

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from sensor.models.estimate import CONFIDENCE, RHO, Sample, effective_units, upper_bound
+from sensor.models.estimate import RHO, Sample, confidence_of, effective_units, upper_bound
 from sensor.models.keys import ExecKey, Key, WriteKey
 from sensor.paths import Pattern
 
@@ -192,6 +192,7 @@ class Trial:
     novel: int = 0  # of the units: something happened that no key matched
     novel_weight: float = 0.0
     runs: int = 0  # containers that took part
+    attempt: int = 1  # how often it was begun, with this
 
     def add(self, containers: int, novel: int, running: int) -> None:
         """One unit is over.
@@ -206,6 +207,12 @@ class Trial:
         self.weight += effective_units(containers, running, RHO)
         self.novel_weight += effective_units(novel, running, RHO)
 
-    def bound(self, confidence: float = CONFIDENCE) -> float:
-        """The largest share of units with something new that this leaves possible."""
-        return upper_bound(math.ceil(self.novel_weight), math.floor(self.weight), confidence)
+    def again(self) -> Trial:
+        """What follows when something new was learned."""
+        return Trial(attempt=self.attempt + 1)
+
+    def bound(self) -> float:
+        """The largest share of units with something new that this leaves possible, at 95 %."""
+        return upper_bound(
+            math.ceil(self.novel_weight), math.floor(self.weight), confidence_of(self.attempt)
+        )

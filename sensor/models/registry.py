@@ -284,7 +284,7 @@ class ModelRegistry:
             return
         model.dry_run_seconds = 0.0
         model.extensions += 1
-        model.trial = Trial()
+        model.trial = model.trial.again()
         observer.restart()
 
     def _note_startup(self, event: Event, container_id: str, init_pid: int) -> None:
@@ -308,7 +308,7 @@ class ModelRegistry:
             model.lost_seconds = model.observed_seconds
             model.lost_starts = model.incidence.starts
             model.dry_run_seconds = 0.0
-        model.trial = Trial()  # nobody can say that it was quiet
+        model.trial = Trial(attempt=model.trial.attempt)  # nobody can say that it was quiet
         self._observer(model).restart()
         self._touch(model)
 

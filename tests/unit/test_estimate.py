@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sensor.models.estimate import (
     Sample,
     binomial_tail,
+    confidence_of,
     effective_units,
     poisson_tail,
     units_needed,
@@ -172,3 +173,25 @@ def test_new_keys_are_foretold() -> None:
             1 - (1 - rate) ** units for rate, count in zip(rates, counts, strict=True) if not count
         )
     assert 0.7 <= expected / came <= 1.4
+
+
+@pytest.mark.parametrize(("corrected", "least", "most"), [(True, 0.95, 1.0), (False, 0.0, 0.9)])
+def test_a_trial_that_begins_again_and_again(corrected: bool, least: float, most: float) -> None:
+    """What is new is learned, and the trial begins anew, until it stays quiet for long enough.
+
+    Of models that learned too little, with many rare keys, the promise then holds often enough,
+    and it would not without the correction for the number of attempts.
+    """
+    chance = random.Random(3)
+    promise, held, trials = 0.05, 0, 60
+    for _ in range(trials):
+        unseen = [0.3 * 10 ** -chance.uniform(0, 4) for _ in range(200)]
+        unseen = [rate for rate in unseen if chance.random() < (1 - rate) ** 60]
+        attempt, quiet = 1, 0
+        while upper_bound(0, quiet, confidence_of(attempt if corrected else 1)) > promise:
+            left = [rate for rate in unseen if chance.random() >= rate]
+            quiet = quiet + 1 if len(left) == len(unseen) else 0
+            attempt += len(left) < len(unseen)
+            unseen = left
+        held += 1 - math.prod(1 - rate for rate in unseen) <= promise
+    assert least <= held / trials <= most

@@ -18,6 +18,7 @@ from sensor.events import (
     WalkEnd,
 )
 from sensor.models.arguments import exec_key, shapes
+from sensor.models.incidence import Incidence, Trial
 from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program, WriteKey, written_paths
 from sensor.models.phases import ALWAYS, SETTLED_SECONDS, Phase, reachable
 from sensor.models.trie import PathTrie
@@ -30,10 +31,11 @@ class ModelState(enum.StrEnum):
     LEARNING = "learning"
     DRY_RUN = "dry-run"
     ACTIVE = "active"
+    SUSPECT = "suspect"  # active, but wrong more often than it promised; a person is asked
     ARCHIVED = "archived"
 
 
-_SETTLED = (ModelState.ACTIVE, ModelState.ARCHIVED)
+_SETTLED = (ModelState.ACTIVE, ModelState.SUSPECT, ModelState.ARCHIVED)
 
 
 class Source(enum.StrEnum):
@@ -109,6 +111,16 @@ class Model:
     complete_runs: int = 0
     lost: int = 0  # events lost while it learned
     lost_seconds: float = 0.0  # value of observed_seconds when events were last lost
+    lost_starts: int = 0  # value of incidence.starts then
+    dry_run_total: float = 0.0  # seconds in this dry run, however often it began again
+    incidence: Incidence = field(default_factory=Incidence)
+    trial: Trial = field(default_factory=Trial)  # since it learned last: what the bound rests on
+    in_active: Trial = field(default_factory=Trial)  # since it became active
+    promise: float = 0.0  # share of units with something new, at most; 0: nothing was promised
+    novelties: dict[Key, Evidence] = field(default_factory=dict)  # new while active, not learned
+    unsettled: frozenset[str] = frozenset()  # kinds that did not converge: alert-only
+    last_used_ns: int = 0  # a container ran under it, or a person set its state
+    open_runs: dict[str, tuple[bool, float]] = field(default_factory=dict)  # complete, since
     created_ns: int = 0
     updated_ns: int = 0
     history: list[Transition] = field(default_factory=list)
@@ -127,6 +139,27 @@ class Model:
     def name(self) -> str:
         """How people call it: the image's reference."""
         return self.image.reference
+
+    @property
+    def judges(self) -> bool:
+        """Whether rules act on what it does not know."""
+        return self.state in (ModelState.ACTIVE, ModelState.SUSPECT)
+
+    @property
+    def standing(self) -> ModelState:
+        """The state for a container that starts now: time takes a model out of the archive."""
+        if self.state is ModelState.ARCHIVED and not self.manual and self.history:
+            return ModelState(self.history[-1].old or ModelState.LEARNING)
+        return self.state
+
+    @property
+    def since_ns(self) -> int:
+        """When it came into its state."""
+        return self.history[-1].time_ns if self.history else self.created_ns
+
+    def trials(self) -> list[Trial]:
+        """The hold-outs that are under way."""
+        return [self.trial, self.in_active] if self.judges else [self.trial]
 
     def add(self, key: Key, evidence: Evidence) -> None:
         """Let the model know a key."""

@@ -36,6 +36,7 @@ from sensor.control.channels import channel_handlers
 from sensor.control.handlers import Handlers
 from sensor.control.rule_handlers import rule_handlers
 from sensor.control.server import ControlServer
+from sensor.control.trust_handlers import TrustHandlers
 from sensor.errors import AlreadyRunningError, HostError, NotRootError, StateError, UsageError
 from sensor.kernel.live import LiveKernel
 from sensor.kernel.port import Kernel
@@ -133,6 +134,7 @@ class Daemon:
             handlers = Handlers(pipeline, _shown(settings), self.stop, more)
             verbs = {
                 **handlers.table(),
+                **TrustHandlers(pipeline).table(),
                 **rule_handlers(pipeline, keeper, reloader.reload),
                 **responders.verbs(finder(registry.containers, registry.inspect)),
                 **channel_handlers(channels),

@@ -6,6 +6,7 @@ command may ask for.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sensor.ancestry import descends_from, programs_above
+from sensor.ancestry import descends_from, parent_of, programs_above
 from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity
 from sensor.audits.record import audit_from_event, self_audit
 from sensor.audits.store import AuditStore
@@ -33,10 +34,14 @@ from sensor.kernel.port import (
     Kernel,
     Mode,
 )
-from sensor.models.model import Judgement, Model, ModelState
+from sensor.models.files import key_text
+from sensor.models.inherit import drop_missing, unconfirmed
+from sensor.models.keys import Key
+from sensor.models.model import Judgement, Model, ModelState, unknowable
 from sensor.models.registry import ModelRegistry
 from sensor.responses.digests import Digests
 from sensor.responses.evidence.recorder import FlightRecorder
+from sensor.responses.image_programs import ImagePrograms
 from sensor.responses.knowledge import Knowledge
 from sensor.responses.prevent import Leftover, Prevention
 from sensor.responses.proof import Attempt, prove
@@ -46,6 +51,7 @@ from sensor.rules.hits import Hits
 from sensor.rules.judge import Ruling, rule_on
 from sensor.rules.policy import DEFAULT, Policy
 from sensor.rules.rule import Rule
+from sensor.rules.teaching import Teaching
 from sensor.waiting import WaitingRoom
 
 _log = logging.getLogger("rote.pipeline")
@@ -135,6 +141,7 @@ class Pipeline:
         self._ignored: set[int] = set()  # cgroups that Rote itself tries things in
         self._digests = Digests()
         self.hits = Hits()
+        self.teaching = Teaching(parent_of)
         self.sessions = Sessions(clock)
         # What responses are to be told, and may tell.
         self.on_block: Callable[[Container, Rule, Audit], None] = lambda *_: None
@@ -195,6 +202,9 @@ class Pipeline:
         self.statistics.novel += 1
         if model.state is ModelState.ARCHIVED:
             return
+        ruling = self._weigh(event, watched, ruling)
+        if ruling.known:
+            return
         if self._is_late(event, watched, ruling.detection):
             self.prevention.kill_late(event)
         if self._is_audited(model, event, ruling):
@@ -203,6 +213,50 @@ class Pipeline:
             return
         if model.state is not ModelState.ACTIVE or event.actor is Actor.SESSION:
             self._learn(event, watched, ruling.judgement)
+
+    def _weigh(self, event: Event, watched: Watched, ruling: Ruling) -> Ruling:
+        """Take out of it what the model must not learn (``sensor.rules.teaching``)."""
+        model, container = watched.model, watched.container
+        lesson = self.teaching.weigh(
+            event, model, container, ruling, ran_before=watched.running_before
+        )
+        if model.state is not ModelState.ACTIVE:
+            self.models.changed(model)
+        if lesson.held:
+            self.reload_model(model)
+        if lesson.confirmed:
+            self.admit(model, lesson.confirmed)
+            self._knowledge.answer(model, event)
+            # An estimator of how much is still to come may want to count it.
+            if note_seen := getattr(self.models, "note_seen", None):
+                note_seen(model, lesson.confirmed, self._clock())
+        return lesson.ruling
+
+    def _check_inherited(self, watched: Watched) -> None:
+        """Drop what a model inherited of programs that its own image does not hold."""
+        model = watched.model
+        if model.trust.checked or not watched.container.pid:
+            return
+        with contextlib.suppress(OSError):  # it has ended, or is not set up yet: the next one
+            with ImagePrograms(watched.container.pid) as programs:
+                gone = drop_missing(model, programs.exist)
+            self.models.changed(model)
+            _log.info(
+                "model #%d %s starts from an earlier image's: %d keys to be confirmed, %d of "
+                "programs that are gone",
+                model.number,
+                model.name,
+                len(unconfirmed(model)),
+                len(gone),
+            )
+
+    def admit(self, model: Model, keys: Iterable[Key]) -> None:
+        """Let the kernel know keys that came into a model beside the learning, at once."""
+        self._knowledge.add(model, keys)
+        self.models.changed(model)
+        for watched in self._watched.values():
+            if watched.model.id == model.id:
+                self.prevention.settle(watched.container.cgroup_id)
 
     def _is_late(self, event: Event, watched: Watched, detection: Detection) -> bool:
         """Whether the kernel let something happen that the rule refuses."""
@@ -214,7 +268,7 @@ class Pipeline:
 
     def _is_audited(self, model: Model, event: Event, ruling: Ruling) -> bool:
         judgement = ruling.judgement
-        if model.state is ModelState.ACTIVE or ruling.detection in HARD:
+        if model.state is ModelState.ACTIVE or ruling.detection in HARD or ruling.tell:
             return True
         if event.actor is Actor.SESSION:
             return event.kind is EventKind.EXEC and not event.program  # once, as it comes in
@@ -242,7 +296,8 @@ class Pipeline:
         if action is Action.IGNORE and event.action == "none":
             return
         # While a model is not active, that somebody came in is a remark and no more.
-        remark = event.actor is Actor.SESSION and not holds and detection not in HARD
+        is_hard = detection in HARD or ruling.tell
+        remark = event.actor is Actor.SESSION and not holds and not is_hard
         session = self.sessions.reason(container.id) if event.actor is Actor.SESSION else ""
         audit = audit_from_event(
             event,
@@ -256,8 +311,15 @@ class Pipeline:
             host=self._host,
             would=would,
             parents=programs_above(event.parent_pid) if event.parent_pid else (),
-            severity=Severity.INFO if remark or session else None,
+            severity=Severity.INFO if remark or session else ruling.severity,
         )
+        if not unknowable(event):
+            wanted = ruling.judgement.learnable or ruling.judgement.novel
+            audit.keys = tuple(key_text(key) for key in wanted)
+        if ruling.judgement.reason and not ruling.because:
+            audit.extra["not_learnable"] = ruling.judgement.reason
+        if ruling.note:
+            audit.remarks = (*audit.remarks, ruling.note)
         if ruling.because:
             audit.extra["denied_by" if detection in DENIALS else "allowed_by"] = ruling.because
         if rule.message:
@@ -348,6 +410,7 @@ class Pipeline:
         self._watched[cgroup_id] = watched
         for child in change.child_cgroups:
             self.kernel.alias(child, cgroup_id)
+        self._check_inherited(watched)
         self._adopt(watched, change.pids)
         if change.running_before and self.registry is not None:
             self._adopt(watched, self.registry.pids(cgroup_id))  # what they forked meanwhile
@@ -509,6 +572,7 @@ class Pipeline:
         self.kernel.unwatch(cgroup_id)
         if watched is not None:
             self.models.detach(watched.container.id)
+            self.teaching.forget(watched.container.id)
             self.prevention.forget(cgroup_id)
             self._expect(watched.container)  # it may be started again
             _log.info("%s is gone", watched.container.name or watched.container.short_id)
@@ -523,9 +587,13 @@ class Pipeline:
         for moved in self.models.tick(now):
             model = self.models.get(moved.model_id)
             _log.info("model %s: %s → %s: %s", model.name, moved.old, moved.new, moved.cause)
+            if model.state is ModelState.ACTIVE:
+                self._knowledge.add(model, [k for k in unconfirmed(model) if k in model.keys])
             self._apply_all(model)
         if now >= self._next_look:
             self._next_look = now + _LOOK_SECONDS
+            for watched in self._watched.values():
+                self._check_inherited(watched)
             complete = now >= self._retire_at
             self.prevention.look_again(self._model_under_prevention, complete=complete)
             if complete:

@@ -10,11 +10,13 @@ import click
 
 from sensor.audits.formats import escape, iso, when
 from sensor.cli.output import duration, emit, emit_json, emit_lines, output_option
+from sensor.cli.trust_text import trust_json, trust_page
 from sensor.errors import UsageError
 from sensor.models.diff import describe
 from sensor.models.files import unpack_model
 from sensor.models.keys import ExecKey, Key, WriteKey
 from sensor.models.model import Evidence, Model
+from sensor.models.trust import key_id
 
 COLUMNS = (
     "model", "image", "state", "executions", "writes", "runs", "observed", "lost", "id",
@@ -118,7 +120,7 @@ def page(model: Model) -> list[str]:
     if model.sessions:
         lines.append(f"Sessions did, not learned ({len(model.sessions)})")
         lines.extend(f"  {escape(describe(key))}" for key in sorted(model.sessions, key=describe))
-    return lines
+    return lines + trust_page(model)
 
 
 def _seen(evidence: Evidence) -> str:
@@ -152,6 +154,7 @@ def as_json(model: Model) -> dict[str, Any]:
         ],
         "keys": [_key_json(key, evidence) for key, evidence in model.keys.items()],
         "sessions": [_key_json(key, evidence) for key, evidence in model.sessions.items()],
+        "trust": trust_json(model),
     }
 
 
@@ -173,6 +176,7 @@ def _key_json(key: Key, evidence: Evidence) -> dict[str, Any]:
             "operation": (key.operation.name or "").lower(),
         }
     return {
+        "id": key_id(key),
         **content,
         "first": iso(evidence.first_ns),
         "last": iso(evidence.last_ns),
@@ -185,11 +189,22 @@ def _key_json(key: Key, evidence: Evidence) -> dict[str, Any]:
 
 @models.command()
 @click.argument("left")
-@click.argument("right")
+@click.argument("right", default="")
 @output_option
 @click.pass_obj
 def diff(context: Any, /, left: str, right: str, output: str) -> None:
-    """Show which keys only one of two models has."""
+    """Show which keys only one of two models has.
+
+    "-" is LEFT's only, "+" RIGHT's only, "?" what RIGHT inherited from an earlier image and has not
+    seen yet. One model alone is compared with the one that it started from.
+
+    \b
+    Examples:
+      rote models diff nginx:1.25 nginx:1.27
+      rote models diff nginx:1.27
+    """
+    if not right:
+        left, right = "", left
     found = context.client.ask("models.diff", left=left, right=right)
     if output == "json":
         emit_json(found)
@@ -198,7 +213,8 @@ def diff(context: Any, /, left: str, right: str, output: str) -> None:
     else:
         for line in found["lines"]:
             click.echo(escape(line))
-        click.echo(f"{found['common']} keys in both", err=True)
+        rest = f", {found['unconfirmed']} to be confirmed" if found["unconfirmed"] else ""
+        click.echo(f"{found['common']} keys in both{rest}", err=True)
 
 
 def _change(name: str, text: str) -> None:

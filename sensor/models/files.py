@@ -7,6 +7,7 @@ A file is a msgpack map: ``magic`` "rote-model", ``version``, ``sha256`` of the 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from sensor.errors import ModelFileError, UsageError
 from sensor.events import Actor, OperationClass, Origin
 from sensor.models.keys import ExecKey, Key, Program, WriteKey
 from sensor.models.model import Evidence, Model, ModelState, Source, Transition
+from sensor.models.trust_files import pack_trust, unpack_trust
 from sensor.paths import Pattern
 
 MAGIC = "rote-model"
@@ -53,6 +55,7 @@ def pack_model(model: Model) -> bytes:
             "created_ns": model.created_ns,
             "updated_ns": model.updated_ns,
             "history": [[t.time_ns, t.old, t.new, t.cause] for t in model.history],
+            "trust": pack_trust(model.trust, _pack_key),
         }
     )
 
@@ -96,6 +99,11 @@ def unpack_model(data: bytes, number: int, where: str) -> Model:
         created_ns=reader.get("created_ns", int),
         updated_ns=reader.get("updated_ns", int),
         history=_history(reader, model_id),
+        trust=unpack_trust(
+            reader.optional("trust"),
+            lambda rows, field: _keys(_Reader({field: rows}, where), field),
+            where,
+        ),
     )
 
 
@@ -153,6 +161,10 @@ class _Reader:
                 f"{self.where}: {self._prefix}{name}: expected {expected}, found {found}"
             )
         return value
+
+    def optional(self, name: str) -> Any:
+        """What earlier versions did not write, as it is; None when it is not there."""
+        return self._values.get(name)
 
     def convert(self, name: str, kind: Callable[[str], T]) -> T:
         value = self.get(name, str)
@@ -223,6 +235,23 @@ def _key(content: Any) -> Key:
         Pattern.parse(pattern)
         return WriteKey(Program(program, applet), pattern, OperationClass(operation))
     raise ValueError(f"expected 'exec' or 'write', found {kind!r}")
+
+
+def key_text(key: Key) -> str:
+    """A key as one line of JSON, for audits; ``key_from_text`` reads it back."""
+    return json.dumps(_pack_key(key, Evidence(0, 0))[0])
+
+
+def key_from_text(text: str, where: str) -> Key:
+    """Read what ``key_text`` wrote.
+
+    Raises:
+        ModelFileError: it is no key.
+    """
+    try:
+        return _key(json.loads(text))
+    except (ValueError, TypeError, UsageError) as error:
+        raise ModelFileError(f"{where}: {text}: is no key of a model: {error}") from error
 
 
 def _strings(*values: Any) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sensor.containers.container import Image
 from sensor.events import Actor, Event, EventFlag, EventKind, Operation, Origin, WalkEnd
 from sensor.models.keys import ExecKey, Key, Program, WriteKey, exec_key, written_paths
 from sensor.models.trie import PathTrie
+from sensor.models.trust import Trust
 from sensor.paths import Pattern, generalise, is_protected
 
 
@@ -28,6 +30,8 @@ class Source(enum.StrEnum):
     STATIC = "static"  # the image's entrypoint, command, health check
     POPULATION = "population"  # several learned siblings made one pattern
     IMPORTED = "imported"
+    INHERITED = "inherited"  # an earlier image's model knew it; unconfirmed while its count is 0
+    ACCEPTED = "accepted"  # a person accepted an audit
 
 
 @dataclass(slots=True)
@@ -95,6 +99,7 @@ class Model:
     created_ns: int = 0
     updated_ns: int = 0
     history: list[Transition] = field(default_factory=list)
+    trust: Trust = field(default_factory=Trust)
     _writes: PathTrie[tuple[Program, int]] = field(default_factory=PathTrie)
     _programs: dict[Program, int] = field(default_factory=dict)
 
@@ -113,11 +118,35 @@ class Model:
             self._index(key)
         self.keys[key] = evidence
 
+    def remove(self, keys: Iterable[Key]) -> list[Key]:
+        """Let the model know some keys no more; which of them it knew."""
+        gone = [key for key in keys if self.keys.pop(key, None) is not None]
+        self._writes, self._programs = PathTrie(), {}
+        for key in self.keys:
+            self._index(key)
+        return gone
+
+    @property
+    def inherited_from(self) -> str:
+        """The id of the earlier image's model that it started from, or empty."""
+        return self.trust.inherited_from
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many of its inherited keys were not seen with this image yet."""
+        return sum(key not in self.keys for key in self.trust.inherited) + sum(
+            e.source is Source.INHERITED and not e.count for e in self.keys.values()
+        )
+
     def _index(self, key: Key) -> None:
         if isinstance(key, WriteKey):
             self._writes.insert(Pattern.parse(key.pattern), (key.program, int(key.operation)))
         else:
             self._programs[key.program] = self._programs.get(key.program, 0) + 1
+
+    def executes(self, program: Program) -> bool:
+        """Whether it knows that somebody executes a program."""
+        return program in self._programs
 
     def image_programs(self) -> list[str]:
         """The programs that it knows, by name."""
@@ -125,7 +154,9 @@ class Model:
 
     def writes(self, program: Program, path: str, operation: int) -> bool:
         """Whether the model knows this change of an absolute path by this program."""
-        return (program, operation) in self._writes.lookup(path)
+        return (program, operation) in self._writes.lookup(path) or self.trust.may_write(
+            program, path, operation
+        )
 
     def judge(self, event: Event) -> Judgement:
         """Whether the model knows what happened, and what it would learn from it."""
@@ -136,7 +167,9 @@ class Model:
     def _judge_execution(self, event: Event) -> Judgement:
         key = exec_key(event)
         # The letters of a path mean nothing where it does not start at the container's root.
-        if not unknowable(event) and (key in self.keys or self._service_does(key)):
+        if not unknowable(event) and (
+            key in self.keys or self._service_does(key) or self.trust.may_execute(event)
+        ):
             return Judgement(Verdict.KNOWN)
         refusal = _refusal(event) or _program_refusal(event)
         return Judgement(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from sensor.containers.container import Container
 from sensor.errors import UsageError
 from sensor.events import Actor, Event
+from sensor.models.inherit import find_parent, inherit, settle_inherited
 from sensor.models.keys import Key, WriteKey
 from sensor.models.learning import LearningSettings, Siblings, next_state, temporary_keys
 from sensor.models.model import (
@@ -93,6 +94,8 @@ class ModelRegistry:
         )
         for key in static_keys(container):
             model.add(key, Evidence(now_ns, now_ns, 0, 0, 0, Source.STATIC))
+        if parent := find_parent(container, self._models.values()):
+            inherit(model, parent)
         model.number = self._store.add(model)
         self._models[model.id] = model
         self._siblings[model.id] = Siblings(model.keys)
@@ -179,7 +182,7 @@ class ModelRegistry:
                 if isinstance(key, WriteKey) and (more := self._siblings[model.id].add(key)):
                     wider.append(more)
         for key in wider:
-            if key not in model.keys:
+            if key not in model.keys and key not in model.trust.removed:
                 model.add(key, Evidence(event.time_ns, event.time_ns, source=Source.POPULATION))
                 new.append(key)
         if new and model.state is ModelState.DRY_RUN:
@@ -296,9 +299,11 @@ class ModelRegistry:
             self.learn_again(existing)
             existing = self._models[model.id]
             existing.state, existing.manual = model.state, model.manual
+            existing.trust = model.trust
         for key, evidence in model.keys.items():
-            if key not in existing.keys:
+            if key not in existing.keys and key not in existing.trust.removed:
                 existing.add(key, replace(evidence, source=Source.IMPORTED))
+        existing.trust.capabilities |= model.trust.capabilities
         self._touch(existing)
         return existing
 
@@ -306,6 +311,8 @@ class ModelRegistry:
         self, model: Model, state: ModelState, cause: str, *, manual: bool = False
     ) -> Transition:
         transition = Transition(self._now_ns(), model.id, str(model.state), str(state), cause)
+        if state is ModelState.ACTIVE:
+            settle_inherited(model)
         model.state = state
         model.manual = manual
         model.dry_run_seconds = 0.0
@@ -313,6 +320,10 @@ class ModelRegistry:
         self._touch(model)
         self.flush()
         return transition
+
+    def changed(self, model: Model) -> None:
+        """A model was changed from outside; it is written with the next flush."""
+        self._touch(model)
 
     def _touch(self, model: Model) -> None:
         model.updated_ns = self._now_ns()
@@ -344,6 +355,7 @@ def replace_contents(model: Model) -> Model:
         runs=model.runs,
         created_ns=model.created_ns,
         history=model.history,
+        trust=model.trust.decisions(),
     )
 
 

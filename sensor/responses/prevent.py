@@ -64,7 +64,8 @@ class Prevention:
         that merely could not be judged.
         """
         active = model.state is ModelState.ACTIVE
-        flags = ContainerFlag.RULES if rule.lists != EMPTY else ContainerFlag(0)
+        listed = rule.lists != EMPTY or model.trust.capabilities
+        flags = ContainerFlag.RULES if listed else ContainerFlag(0)
         if model.state is ModelState.ARCHIVED:
             return flags, NOTHING_REFUSED
         mode = Mode(rule.refused(active=active), rule.ignored(active=active))

@@ -20,6 +20,7 @@ from typing import TextIO
 
 import orjson
 
+from sensor.ancestry import parent_of
 from sensor.audits.head import HeadKeeper
 from sensor.audits.store import AuditStore
 from sensor.channels.channel import Channel, Channels
@@ -51,6 +52,7 @@ from sensor.rules.hits import Hits
 from sensor.rules.keeper import RuleKeeper
 from sensor.rules.policy import Policy
 from sensor.rules.scope import Where
+from sensor.rules.teaching import Teaching
 
 _log = logging.getLogger("rote.daemon")
 _TICK_SECONDS = 1.0
@@ -124,6 +126,7 @@ class Daemon:
             registry = Registry(found, settings.watches, responders.on_container)
             pipeline.registry = registry
             pipeline.hits = Hits(settings.state_dir / "rule-hits.json")
+            pipeline.teaching = Teaching(parent_of, settings.state_dir / "suspects.json")
             pipeline.sessions = Sessions(time.time, settings.state_dir / "sessions.json")
             reloader = self._reloader = Reloader(keeper, pipeline, channels)
             self.pipeline = pipeline

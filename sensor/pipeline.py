@@ -616,6 +616,7 @@ class Pipeline:
     def _retire(self) -> None:
         """Let go of what earlier daemons left, once all containers are judged by our models."""
         self._knowledge.drop_unused()
+        self.teaching.keep_only({watched.container.id for watched in self._watched.values()})
         if self.kernel.retire():
             _log.info("what an earlier version had attached is removed")
 
@@ -641,6 +642,7 @@ class Pipeline:
     def flush(self) -> None:
         """Write what the models learned, and how often rules decided."""
         self.hits.flush()
+        self.teaching.flush()
         try:
             self.models.flush()
         except StateError as error:
@@ -924,6 +926,7 @@ class Pipeline:
                     "blocked": self.is_blocked(container.id),
                     "session": self.sessions.reason(container.id),
                     "refused": counters.refused,
+                    "suspects": self.teaching.tainted(container.id),
                     "complete": not watched.running_before,
                     "known": counters.known,
                     "events": counters.events,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sensor.events import Event, EventFlag, EventKind, Operation
 
@@ -126,6 +126,35 @@ class Lineages:
                 del marks[name]
                 lifted += 1
         return lifted
+
+    def state(self) -> dict[str, Any]:
+        """Everything remembered, as plain values: ``restore`` takes them back."""
+        return {
+            "first": self._first,
+            "pids": [[pid, cause.text, cause.path] for pid, cause in self._pids.items()],
+            "executions": [[n, cause.text, cause.path] for n, cause in self._executions.items()],
+            "planted": [[path, who] for path, who in self._planted.items()],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what an earlier daemon remembered, if it is of the same run of the container.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not what ``state`` gave.
+        """
+        if state["first"] != self._first:
+            return
+        for pid, text, path in state["pids"]:
+            _put(self._pids, int(pid), _Cause(str(text), str(path)))
+        for number, text, path in state["executions"]:
+            _put(self._executions, int(number), _Cause(str(text), str(path)))
+        for path, who in state["planted"]:
+            _put(self._planted, str(path), str(who))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is suspected and nothing was planted."""
+        return not (self._pids or self._executions or self._planted)
 
     @property
     def tainted(self) -> int:

@@ -5,8 +5,12 @@ Read ``Teaching.weigh``: it is the whole decision, in the order in which it is m
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from sensor.audits.audit import Severity
 from sensor.containers.container import Container
@@ -20,6 +24,7 @@ from sensor.models.trust import Held
 from sensor.rules.hard import makes_setuid, service_note, why_hard
 from sensor.rules.judge import Ruling
 
+_log = logging.getLogger("rote.teaching")
 _LEARNING = (ModelState.LEARNING, ModelState.DRY_RUN)
 
 
@@ -45,11 +50,24 @@ class Teaching:
 
     Args:
         parent_of: gives the parent of a process, or 0.
+        path: of a file that keeps who is suspected, for the next daemon; None: in memory only.
     """
 
-    def __init__(self, parent_of: Callable[[int], int]) -> None:
+    def __init__(self, parent_of: Callable[[int], int], path: Path | None = None) -> None:
         self._parent_of = parent_of
+        self._path = path
         self._pupils: dict[str, _Pupil] = {}
+        self._kept: dict[str, Any] = {}  # of containers that did nothing new yet
+        self._changed = False
+        if path is not None and path.exists():
+            try:
+                self._kept = dict(json.loads(path.read_text(encoding="ascii")))
+            except (OSError, ValueError, TypeError) as error:
+                _log.warning(
+                    "%s: cannot be read (%s); processes that were suspected may teach again",
+                    path,
+                    error,
+                )
 
     def _pupil(self, container: Container, event: Event, *, ran_before: bool) -> _Pupil:
         pupil = self._pupils.get(container.id)
@@ -59,11 +77,46 @@ class Teaching:
                 Lineages(container.pid, self._parent_of), Bursts(0 if ran_before else started)
             )
             self._pupils[container.id] = pupil
+            if kept := self._kept.pop(container.id, None):
+                try:
+                    pupil.lineages.restore(kept)
+                except (KeyError, TypeError, ValueError) as error:
+                    _log.warning("%s: container %s: %r", self._path, container.short_id, error)
         return pupil
+
+    def flush(self) -> None:
+        """Write who is suspected, so that a restart of the daemon absolves nobody."""
+        if self._path is None or not self._changed:
+            return
+        states = {
+            container_id: pupil.lineages.state()
+            for container_id, pupil in self._pupils.items()
+            if not pupil.lineages.is_empty
+        }
+        temporary = self._path.with_suffix(".new")
+        try:
+            temporary.write_text(json.dumps({**self._kept, **states}), encoding="ascii")
+            temporary.replace(self._path)
+        except OSError as error:
+            _log.error("%s: %s; who is suspected is not kept", self._path, error.strerror)
+            return
+        self._changed = False
+
+    def keep_only(self, running: set[str]) -> None:
+        """Forget containers that ended while no daemon ran.
+
+        Args:
+            running: ids of all that run.
+        """
+        for container_id in [name for name in self._kept if name not in running]:
+            del self._kept[container_id]
+            self._changed = True
 
     def forget(self, container_id: str) -> None:
         """A container has ended, and with it the taint of its processes."""
-        self._pupils.pop(container_id, None)
+        self._kept.pop(container_id, None)
+        pupil = self._pupils.pop(container_id, None)
+        self._changed |= pupil is not None and not pupil.lineages.is_empty
 
     def tainted(self, container_id: str) -> int:
         """How many processes of a container teach nothing."""
@@ -73,7 +126,9 @@ class Teaching:
     def lift(self, container_id: str, covers: Callable[[str], bool]) -> int:
         """Let processes teach again whose taint has a reason that a person has allowed."""
         pupil = self._pupils.get(container_id)
-        return pupil.lineages.lift(covers) if pupil else 0
+        lifted = pupil.lineages.lift(covers) if pupil else 0
+        self._changed |= bool(lifted)
+        return lifted
 
     def weigh(
         self,
@@ -105,6 +160,7 @@ class Teaching:
             model.trust.note_tried(event)
         session = event.actor is Actor.SESSION
         if session or cause or hard:
+            self._changed = True
             lineages.note_written(event, "a session" if session else "a process that was caught")
         if hard:
             if makes_setuid(event):

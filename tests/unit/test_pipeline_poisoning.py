@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sensor.ancestry import parent_of
 from sensor.audits.audit import AuditType, Severity
 from sensor.control.trust_handlers import TrustHandlers, find_keys
 from sensor.errors import UsageError
@@ -17,6 +18,7 @@ from sensor.models.files import export_bytes, import_model
 from sensor.models.keys import ExecKey, WriteKey
 from sensor.models.model import Model, ModelState
 from sensor.models.trust import key_id, singletons
+from sensor.rules.teaching import Teaching
 from tests.unit.builders import CGROUP, change, container, execution
 from tests.unit.stories import Story, session
 
@@ -132,6 +134,40 @@ def test_taint_ends_with_the_container(story: Story) -> None:
     story.start()
     story.happen(change("/var/data/a", "/bin/tool", pid=4_000_300))
     assert patterns(model) == {"/var/data/a"}
+
+
+def test_a_restart_of_the_daemon_absolves_nobody(story: Story, tmp_path: Path) -> None:
+    """Who was suspected still is, and what was planted still is; a new run is somebody else."""
+    file = tmp_path / "suspects.json"
+    story.pipeline.teaching = Teaching(parent_of, file)
+    begin(story)
+    mine = {"actor": session().actor, "pid": 4_000_400, "origin": Origin.MOUNT}
+    story.happen(
+        execution("/tmp/x\udcff", "/bin/tool", origin=Origin.ADDED, pid=4_000_300, exec_id=8),
+        change("/data/tool", "/bin/sh", **mine),
+    )
+    story.pipeline.flush()
+    for run, learned in ((container(), set()), (container(pid=101), {"/var/a", "/var/b"})):
+        again = Story(tmp_path)
+        again.pipeline.teaching = Teaching(parent_of, file)
+        model = again.start(run)
+        again.happen(
+            change("/var/a", "/bin/tool", pid=4_000_300),
+            change("/var/b", "/bin/tool", pid=4_000_301, exec_id=8),
+            execution("/data/tool", origin=Origin.MOUNT, pid=4_000_302),
+        )
+        assert patterns(model) == learned
+        assert ("/data/tool" in programs(model)) == bool(learned)
+    story.stop()
+    story.pipeline.flush()
+    assert file.read_text() == "{}"
+    file.write_text('{"ended": {"first": 1}}')
+    later = Teaching(parent_of, file)
+    later.keep_only({container().id})
+    later.flush()
+    assert file.read_text() == "{}"
+    file.write_text("[1")
+    assert Teaching(parent_of, file).tainted("x") == 0  # worth a word, no more
 
 
 def test_the_parent_of_a_dropped_program_is_tainted_but_not_the_first_process(story: Story) -> None:

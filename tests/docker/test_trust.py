@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from sensor.demo.busybox import root_archive
+from sensor.models.files import export_bytes, import_model
 from tests.docker.client import Docker, Running
 from tests.docker.sensor import Rote
 
@@ -139,3 +141,57 @@ def test_a_build_is_told_suggested_and_allowed(
     assert service.read("src/code") == "0\n"
     assert not service.audits("changed_program", "/src/true")
     assert not service.audits("unknown_program", "/src/true")
+
+
+_SCRIPTS = """
+while :; do
+	for script in /opt/*.sh; do $script; done
+	date >/var/tick
+	sleep 0.2
+done
+"""
+
+
+def test_a_new_image_starts_from_the_earlier_one(rote: Rote, docker: Docker) -> None:
+    """What it does again is confirmed without a word; what it does not hold is dropped."""
+    script = (0o755, "#!/bin/sh\necho x >/var/$(basename $0 .sh)\n")
+    folders = ("dev", "etc", "opt", "proc", "sys", "tmp", "var")
+    for tag, names in (("1", ("kept", "old")), ("2", ("kept", "new"))):
+        files = {f"opt/{name}.sh": script for name in names}
+        image = f"rote-test/upgrade:{tag}"
+        docker("import", "--change", 'CMD ["sh"]', "-", image, stdin=root_archive(folders, files))
+    rote.start()
+    first = docker.run("rote-test/upgrade:1", "sh", "-c", _SCRIPTS)
+    rote.wait_for(lambda: _written(first, "var/old"), seconds=20, what="the first image")
+    time.sleep(1.5)
+    file = rote.home / "old.model"
+    rote("models", "export", "rote-test/upgrade:1", str(file))
+    model = import_model(file.read_bytes(), str(file))
+    for evidence in model.keys.values():
+        evidence.containers = 2  # as if a replica had done the same
+    file.write_bytes(export_bytes(model))
+    rote("models", "import", "--replace", str(file))
+
+    second = docker.run("rote-test/upgrade:2", "sh", "-c", _SCRIPTS)
+    rote.wait_for(lambda: _written(second, "var/new"), seconds=20, what="the second image")
+    time.sleep(1.5)
+    lines = rote.json("models", "diff", "rote-test/upgrade:2")["lines"]
+    # Who would have written it is still there.
+    assert [line for line in lines if line.startswith("?")] == [
+        "? write /bin/busybox#sh: write /var/old"
+    ], lines
+    assert any(line.startswith("- ") and "/opt/old.sh" in line for line in lines), lines
+    assert any(line.startswith("+ ") and "/opt/new.sh" in line for line in lines), lines
+    assert not [line for line in lines if "/opt/kept.sh" in line], lines
+    remarks = {
+        row["key"]: row["remark"] for row in rote.json("models", "keys", "rote-test/upgrade:2")
+    }
+    (kept,) = [key for key in remarks if "→ /opt/kept.sh" in key]
+    assert remarks[kept] == "inherited"
+    assert not rote.audits()
+    state = {row["image"]: row for row in rote.models()}["rote-test/upgrade:2"]
+    assert (state["state"], state["unconfirmed"]) == ("learning", 1)
+
+
+def _written(container: Running, path: str) -> bool:
+    return Path(f"/proc/{container.pid}/root/{path}").exists()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sensor.events import Event, EventFlag, EventKind, Operation
+from sensor.events import Event, EventFlag, EventKind, Operation, Origin
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -48,6 +48,7 @@ class Lineages:
         self._pids: OrderedDict[int, _Cause] = OrderedDict()  # → why
         self._executions: OrderedDict[int, _Cause] = OrderedDict()
         self._planted: OrderedDict[str, str] = OrderedDict()  # path → who wrote it
+        self._overflown = False  # some of those are forgotten
 
     def cause(self, event: Event) -> str:
         """Why the process behind an event teaches nothing; empty when it may teach."""
@@ -73,15 +74,23 @@ class Lineages:
                 return
             pid = self._parent_of(pid)
 
-    def taint(self, event: Event, why: str) -> None:
+    def taint(self, event: Event, why: str, *, stranger: bool) -> None:
         """Let the process behind an event, its parent, and all below them teach nothing.
 
         The parent too: who starts a dropped program is no better than it. The container's first
         process is spared, or its service could never be learned, unless it runs such a program
         itself.
+
+        Args:
+            event: the hard detection.
+            why: in words.
+            stranger: its program is none of the service's own, so that its execution is not that
+                of processes which did nothing.
         """
         cause = _Cause(why, event.path)
         self._mark(event, cause)
+        if stranger and event.exec_id and event.pid != self._first:
+            _put(self._executions, event.exec_id, cause)
         if event.parent_pid > 1 and event.parent_pid != self._first:
             _put(self._pids, event.parent_pid, cause)
 
@@ -91,7 +100,8 @@ class Lineages:
             return
         if event.pid:
             _put(self._pids, event.pid, why)
-        if event.exec_id:
+        # A change of a file names an execution that a worker shares with those it was forked from.
+        if event.exec_id and runs_it:
             _put(self._executions, event.exec_id, why)
 
     def note_written(self, event: Event, who: str) -> None:
@@ -107,11 +117,16 @@ class Lineages:
             _put(self._planted, event.path, who)
         elif event.operation in _NEW_NAMES:
             _put(self._planted, event.path2, who)
+        self._overflown |= len(self._planted) >= _MARKS_MAX
 
     def planted(self, event: Event) -> str:
         """Who wrote the program or script of an execution, if it was one of those; else empty."""
         if event.kind is not EventKind.EXEC:
             return ""
+        if self._overflown and event.origin is not Origin.IMAGE:
+            return (
+                "a session or a process that was caught, which wrote more than can be remembered,"
+            )
         return self._planted.get(event.path, "")
 
     def lift(self, covers: Callable[[str], bool]) -> int:
@@ -150,6 +165,7 @@ class Lineages:
             _put(self._executions, int(number), _Cause(str(text), str(path)))
         for path, who in state["planted"]:
             _put(self._planted, str(path), str(who))
+        self._overflown = len(self._planted) >= _MARKS_MAX
 
     @property
     def is_empty(self) -> bool:

@@ -20,7 +20,7 @@ from sensor.models.inherit import confirm
 from sensor.models.keys import ExecKey, Key, Program
 from sensor.models.lineages import Lineages
 from sensor.models.model import Evidence, Judgement, Model, ModelState, Verdict
-from sensor.models.trust import Held
+from sensor.models.trust import Held, known_as_service
 from sensor.rules.hard import makes_setuid, service_note, why_hard
 from sensor.rules.judge import Ruling
 
@@ -156,7 +156,8 @@ class Teaching:
         if not hard and planted:
             hard = f"executed {event.path}, which {planted} wrote"
         if hard:
-            lineages.taint(event, hard)
+            own = known_as_service(model, Program(event.program, event.applet))
+            lineages.taint(event, hard, stranger=event.kind is EventKind.FILE and not own)
             model.trust.note_tried(event)
         session = event.actor is Actor.SESSION
         if session or cause or hard:

@@ -228,6 +228,32 @@ def test_a_session_that_changes_a_protected_place_is_told_while_learning(story: 
     assert not patterns(model)
 
 
+def test_a_worker_that_is_caught_does_not_taint_its_siblings(story: Story) -> None:
+    """They share an execution with the first process, which forked them."""
+    model = begin(story)
+    story.happen(change("/etc/ld.so.preload", "/bin/serve", pid=4_000_500, exec_id=3,
+                        parent_pid=FIRST))  # fmt: skip
+    story.happen(
+        change("/var/caught", "/bin/serve", pid=4_000_500, exec_id=3, parent_pid=FIRST),
+        change("/var/below", "/bin/serve", pid=4_000_501, exec_id=3, parent_pid=4_000_500),
+        change("/var/sibling", "/bin/serve", pid=4_000_502, exec_id=3, parent_pid=FIRST),
+        change("/var/first", "/bin/serve", pid=FIRST, exec_id=3),
+    )
+    assert patterns(model) == {"/var/sibling", "/var/first"}
+
+
+def test_who_writes_more_than_can_be_remembered_hides_nothing(story: Story) -> None:
+    """Then nothing is learnable as a program but what the image holds."""
+    model = begin(story)
+    mine = {"actor": session().actor, "pid": 4_000_400, "origin": Origin.MOUNT}
+    story.happen(*(change(f"/data/f{i}", "/bin/sh", **mine) for i in range(5000)))
+    story.happen(
+        execution("/data/f0", origin=Origin.MOUNT, pid=4_000_401),
+        execution("/bin/own", pid=4_000_402),
+    )
+    assert programs(model) == {"/bin/serve", "/bin/tool", "/bin/own"}
+
+
 def burst(story: Story, number: int, start_ns: int, parent: str = "/bin/tool") -> None:
     """So many new programs of one parent, a second apart."""
     for i in range(number):

@@ -144,4 +144,6 @@ class Audit:
             self.outcome,
             self.parents[:1],
             self.time_ns if self.steps else 0,  # what was done is never a repeat
+            # Where the arguments are the deviation, others are another one.
+            self.argv if self.type is AuditType.UNKNOWN_ARGUMENTS else (),
         )

@@ -8,10 +8,11 @@ from typing import Any
 
 from sensor.audits.formats import escape, iso, when
 from sensor.cli.output import duration, table_lines
+from sensor.models.arguments import shape_text
 from sensor.models.diff import describe
 from sensor.models.estimate import CONFIDENCE
 from sensor.models.incidence import GRIDS, SLOT_SECONDS, Stratum
-from sensor.models.keys import ExecKey, Key, WriteKey
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, WriteKey
 from sensor.models.learning import rate
 from sensor.models.model import Evidence, Model, ModelState
 from sensor.models.outlook import bound_a_day, expected, expected_a_day, percent, prospects
@@ -216,6 +217,8 @@ def remarks_on(model: Model, key: ExecKey) -> list[str]:
     remarks = [key.origin.name.lower(), key.actor.name.lower()]
     if key.script:
         remarks.append("script")
+    if key.shape != ANY_ARGUMENTS:
+        remarks.append(f"called with {escape(shape_text(key.shape))}")
     if model.is_startup_only(key):
         remarks.append("at start-up only")
     return remarks
@@ -287,6 +290,8 @@ def _key_json(model: Model, key: Key, evidence: Evidence) -> dict[str, Any]:
             "origin": key.origin.name.lower(),
             "actor": key.actor.name.lower(),
             "script": key.script,
+            "arguments": "" if key.shape == ANY_ARGUMENTS else escape(shape_text(key.shape)),
+            "at_startup_only": model.is_startup_only(key),
         }
     else:
         content = {

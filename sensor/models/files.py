@@ -15,7 +15,7 @@ from sensor.containers.container import Image
 from sensor.errors import ModelFileError, UsageError
 from sensor.events import Actor, OperationClass, Origin
 from sensor.models.counts_file import Reader, pack_counts, unpack_counts
-from sensor.models.keys import ExecKey, Key, Program, WriteKey
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program, WriteKey
 from sensor.models.model import Evidence, Model, ModelState, Source, Transition
 from sensor.models.phases import ALWAYS, Phase
 from sensor.paths import Pattern
@@ -163,7 +163,7 @@ def _pack_key(key: Key, evidence: Evidence) -> list[Any]:
     if isinstance(key, ExecKey):
         content: list[Any] = [
             "exec", key.parent.path, key.parent.applet, key.program.path, key.program.applet,
-            int(key.origin), int(key.actor), key.script,
+            int(key.origin), int(key.actor), key.script, key.shape,
         ]  # fmt: skip
     else:
         content = ["write", key.program.path, key.program.applet, key.pattern, int(key.operation)]
@@ -192,14 +192,16 @@ def _keys(reader: Reader, field: str) -> list[tuple[Key, Evidence]]:
 def _key(content: Any) -> Key:
     kind, *rest = content
     if kind == "exec":
-        parent, parent_applet, program, applet, origin, actor, script = rest
-        _strings(parent, parent_applet, program, applet)
+        parent, parent_applet, program, applet, origin, actor, script, *more = rest
+        (shape,) = more or (ANY_ARGUMENTS,)
+        _strings(parent, parent_applet, program, applet, shape)
         return ExecKey(
             Program(parent, parent_applet),
             Program(program, applet),
             Origin(origin),
             Actor(actor),
             bool(script),
+            shape,
         )
     if kind == "write":
         program, applet, pattern, operation = rest

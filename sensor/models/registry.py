@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from sensor.containers.container import Container
 from sensor.errors import UsageError
 from sensor.events import Actor, Event, EventFlag, EventKind, Operation
+from sensor.models.arguments import MANY_SHAPES
 from sensor.models.generalise import Generaliser, temporary_keys
 from sensor.models.incidence import Trial
-from sensor.models.keys import Key, Program, WriteKey
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program, WriteKey
 from sensor.models.learning import LearningSettings, Move, next_state
 from sensor.models.model import (
     Evidence,
@@ -258,13 +259,15 @@ class ModelRegistry:
             return []
         self._note_startup(event, container_id, init_pid)
         new: list[Key] = []
-        wider: list[WriteKey] = temporary_keys(event)
+        wider: list[Key] = [*temporary_keys(event)]
         generaliser = self._generalisers[model.id]
         for exact, key in zip(judgement.novel, judgement.learnable, strict=True):
             if _see(model.keys, key, event, container_id, model):
                 new.append(key)
                 if isinstance(key, WriteKey) and isinstance(exact, WriteKey):
                     wider += generaliser.add(key, exact)
+                elif isinstance(key, ExecKey) and len(model.shapes(key)) >= MANY_SHAPES:
+                    wider.append(replace(key, shape=ANY_ARGUMENTS))
         for key in wider:
             if key not in model.keys:
                 model.absorb(key, Evidence(event.time_ns, event.time_ns, source=Source.POPULATION))

@@ -29,7 +29,7 @@ def sentence(model: Model) -> str:
     text += f"; expected {rate(expected_a_day(model))} new keys a day"
     bound = bound_a_day(model)
     if bound is None:
-        text += "; nothing is promised yet, for want of a dry run"
+        text += "; nothing is promised yet: no minute was put to the test"
     else:
         text += f", at most {rate(bound)} with {CONFIDENCE:.0%} confidence; basis {basis(model)}"
     if model.unsettled:

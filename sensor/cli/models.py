@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def list_(context: Any, /, output: str) -> None:
         cells=lambda row: (
             f"#{row['number']}",
             escape(row["image"]),
-            row["state"] + (" (by hand)" if row["manual"] else ""),
+            _state(row),
             str(row["executions"]),
             str(row["writes"]),
             str(row["runs"]),
@@ -58,6 +59,12 @@ def list_(context: Any, /, output: str) -> None:
         ),
         empty="no models yet; they are made when containers start",
     )
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    remarks = ["by hand"] if row["manual"] else []
+    remarks += [f"{kind} told only" for kind in row["unsettled"]]
+    return str(row["state"]) + (f" ({', '.join(remarks)})" if remarks else "")
 
 
 @models.command()

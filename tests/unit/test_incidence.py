@@ -243,6 +243,14 @@ def test_what_a_wider_key_covers_is_counted_as_that_key() -> None:
     assert dict(sample.frequencies) == {4: 1, 1: 1}
 
 
+def test_what_was_not_learned_is_not_counted() -> None:
+    """Keys that a person removed, or that must not be learned, are none of the model's."""
+    watch = Watch(model(write("/a")))
+    watch.start(complete=False)
+    watch.pass_slots((write("/a"), write("/evil")), ())
+    assert set(watch.counts.keys) == {write("/a")}
+
+
 def test_an_interpreter_that_is_called_in_many_ways_is_one_key() -> None:
     """Once its arguments do not matter any more, the calls before count as that."""
     calls = [replace(run("/bin/sh"), shape=f"-{letter}") for letter in "abc"]

@@ -353,6 +353,23 @@ def test_without_containers_a_model_goes_to_the_archive(service: Service) -> Non
     assert service.happen(*STEADY) == 0
 
 
+def test_from_the_archive_a_container_is_judged_from_its_first_instruction(tmp_path: Path) -> None:
+    """One that was stopped and may start again finds its model where it left it."""
+    service, model = suspect_service(tmp_path)
+    service.stop()
+    service.wait(25 * HOUR)
+    assert str(model.state) == "archived"
+    number, _ = service.kernel.expected[container().id]
+    assert number
+    (told,) = service.kernel.called("expect")[-1:]
+    assert told["mode"].prevent
+    service.start()
+    assert str(model.state) == "active"
+    assert service.happen(*STEADY) == 0
+    service.happen(execution("/bin/evil"))
+    assert service.recorded()[-1].outcome == "denied"
+
+
 def test_what_a_person_set_is_not_archived(service: Service) -> None:
     """A model that was activated by hand stays that."""
     model = service.two_starts()

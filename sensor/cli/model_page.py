@@ -290,7 +290,7 @@ def _key_json(model: Model, key: Key, evidence: Evidence) -> dict[str, Any]:
             "origin": key.origin.name.lower(),
             "actor": key.actor.name.lower(),
             "script": key.script,
-            "arguments": "" if key.shape == ANY_ARGUMENTS else escape(shape_text(key.shape)),
+            "arguments": None if key.shape == ANY_ARGUMENTS else escape(shape_text(key.shape)),
             "at_startup_only": model.is_startup_only(key),
         }
     else:

@@ -175,6 +175,7 @@ def test_a_hostile_name_is_no_markup() -> None:
     pattern = HOSTILE.replace("<", "\\<")
     model = some_model(
         ExecKey(SERVE, program, Origin.IMAGE, Actor.SERVICE),
+        ExecKey(SERVE, Program("/bin/sh"), Origin.IMAGE, Actor.SERVICE, shape=HOSTILE),
         WriteKey(program, pattern, OperationClass.WRITE),
     )
     model.sessions = {ExecKey(program, program, Origin.ADDED, Actor.SESSION): Evidence(NS, NS)}

@@ -26,7 +26,11 @@ def sentence(model: Model) -> str:
     text = f"{escape(model.name)} is {model.state}"
     if model.history:
         text += f" since {when(model.since_ns)} ({escape(model.history[-1].cause)})"
-    text += f"; expected {rate(expected_a_day(model))} new keys a day"
+    foretold = expected_a_day(model)
+    if foretold is None:
+        text += "; nothing can be foretold before two minutes were counted"
+    else:
+        text += f"; expected {rate(foretold)} new keys a day"
     bound = bound_a_day(model)
     if bound is None:
         text += "; nothing is promised yet: no minute was put to the test"
@@ -239,7 +243,7 @@ def seen(model: Model, key: Key, evidence: Evidence) -> str:
 
 def as_json(model: Model) -> dict[str, Any]:
     """A model with stable field names."""
-    bound = bound_a_day(model)
+    bound, foretold = bound_a_day(model), expected_a_day(model)
     trial = model.trial
     return {
         "id": escape(model.id),
@@ -250,7 +254,7 @@ def as_json(model: Model) -> dict[str, Any]:
         "state": str(model.state),
         "manual": model.manual,
         "sentence": sentence(model),
-        "expected_per_day": round(expected_a_day(model), 4),
+        "expected_per_day": None if foretold is None else round(foretold, 4),
         "max_false_alarms_per_day": None if bound is None else round(bound, 4),
         "confidence": CONFIDENCE,
         "basis": {

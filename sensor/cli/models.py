@@ -51,14 +51,16 @@ def list_(context: Any, /, output: str) -> None:
             str(row["runs"]),
             duration(row["observed_seconds"]),
             str(row["lost"]),
-            rate(row["expected_per_day"]),
-            "-"
-            if row["max_false_alarms_per_day"] is None
-            else rate(row["max_false_alarms_per_day"]),
+            _rate(row["expected_per_day"]),
+            _rate(row["max_false_alarms_per_day"]),
             escape(row["id"].removeprefix("sha256:")[:12] + "~" + row["id"].rpartition("~")[2]),
         ),
         empty="no models yet; they are made when containers start",
     )
+
+
+def _rate(number: float | None) -> str:
+    return "-" if number is None else rate(number)
 
 
 def _state(row: Mapping[str, Any]) -> str:

@@ -121,6 +121,8 @@ def test_a_curve_of_few_units_and_of_none() -> None:
     """Neither is an error."""
     model = some_model()
     model.incidence = Incidence()
+    assert "nothing can be foretold before two minutes" in model_page.sentence(model)
+    assert model_page.as_json(model)["expected_per_day"] is None
     assert list(model_page.curve(model)) == ["No unit is over yet: nothing to draw."]
     model.incidence.add_start([next(iter(model.keys))])
     assert next(model_page.curve(model)) == "1 ┤█"

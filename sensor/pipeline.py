@@ -227,7 +227,7 @@ class Pipeline:
         lesson = self.teaching.weigh(
             event, model, container, ruling, ran_before=watched.running_before
         )
-        if model.state is not ModelState.ACTIVE:
+        if not model.judges:
             self.models.changed(model)
         if lesson.held:
             self.reload_model(model)

@@ -14,7 +14,7 @@ from sensor.models.diff import describe
 from sensor.models.estimate import CONFIDENCE
 from sensor.models.incidence import GRIDS, SLOT_SECONDS, Stratum
 from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, WriteKey
-from sensor.models.learning import rate
+from sensor.models.learning import rate, starts_min
 from sensor.models.model import Evidence, Model, ModelState
 from sensor.models.outlook import bound_a_day, expected, expected_a_day, percent, prospects
 from sensor.models.trust import key_id
@@ -84,8 +84,8 @@ def lacking(model: Model) -> list[str]:
     if model.state not in (ModelState.LEARNING, ModelState.DRY_RUN):
         return []
     lacks = [p.lacking for p in prospects(model) if p.lacking]
-    if model.incidence.starts < 2:
-        lacks.append(f"starts seen from the beginning: {model.incidence.starts} of 2")
+    if model.incidence.starts < (least := starts_min(model)):
+        lacks.append(f"starts seen from the beginning: {model.incidence.starts} of {least}")
     return lacks
 
 
@@ -212,11 +212,16 @@ def _keys(model: Model) -> Iterator[str]:
             yield f"    {operation:<10} {escape(write.pattern)}  ({known})"
     for title, others in (
         ("Sessions did, not learned", model.sessions),
-        ("New since it is active, not learned", model.novelties),
+        ("New since it is active, not learned", still_new(model)),
     ):
         if others:
             yield f"{title} ({len(others)})"
             yield from (f"  {escape(describe(key))}" for key in sorted(others, key=describe))
+
+
+def still_new(model: Model) -> dict[Key, Evidence]:
+    """What was new while it is active, less what somebody accepted since."""
+    return {key: seen for key, seen in model.novelties.items() if key not in model.keys}
 
 
 def remarks_on(model: Model, key: ExecKey) -> list[str]:
@@ -284,7 +289,9 @@ def as_json(model: Model) -> dict[str, Any]:
         ],
         "keys": [_key_json(model, key, evidence) for key, evidence in model.keys.items()],
         "sessions": [_key_json(model, key, evidence) for key, evidence in model.sessions.items()],
-        "novelties": [_key_json(model, key, evidence) for key, evidence in model.novelties.items()],
+        "novelties": [
+            _key_json(model, key, evidence) for key, evidence in still_new(model).items()
+        ],
         "trust": trust_json(model),
     }
 

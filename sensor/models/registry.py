@@ -154,7 +154,7 @@ class ModelRegistry:
 
     def note_confirmed(self, model: Model, keys: Iterable[Key], container_id: str) -> None:
         """A container showed inherited keys: they count for how much is still to come."""
-        self._observer(model).seen(keys, container_id)
+        self._counting.observer(model).seen(keys, container_id)
 
     def note_novelty(
         self, model: Model, judgement: Judgement, event: Event, container_id: str

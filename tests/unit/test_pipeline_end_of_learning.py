@@ -12,6 +12,7 @@ import msgpack
 import pytest
 
 from sensor.audits.audit import AuditType
+from sensor.containers.container import Image
 from sensor.errors import ModelFileError
 from sensor.events import Detection, Event, Origin
 from sensor.models.files import import_model, pack_model, unpack_model
@@ -113,6 +114,23 @@ def test_one_start_is_not_enough_before_the_upper_limit(service: Service) -> Non
     assert "1 start seen from the beginning" in cause
     assert "do not converge" not in cause
     assert model.unsettled == frozenset()
+
+
+def test_the_next_image_learns_in_minutes(service: Service) -> None:
+    """Its predecessor has shown which names of a start-up are made up: one start is enough."""
+    service.two_starts()
+    service.until(ModelState.DRY_RUN)
+    service.stop()
+    image = Image("shop/web", "1.3", "", "sha256:" + "b" * 64)
+    model = service.start(container("next", image=image))
+    assert model.inherited_from
+    service.happen(execution("/bin/serve", ""))
+    for minute in range(20):
+        if str(model.state) == "dry-run":
+            break
+        service.busy(1, *STEADY)
+        assert minute < 14
+    assert "1 start: coverage" in model.history[-1].cause
 
 
 def test_what_comes_rarely_keeps_a_model_learning(service: Service) -> None:

@@ -163,7 +163,7 @@ def curve(model: Model) -> Iterator[str]:
         yield f"{mark:>{label}} ┤{cells}".rstrip()
     yield f"{0:>{label}} └{'─' * width}"
     end = f"{units:,} units"
-    yield f"{'':>{label}}  0{end:>{max(1, width - 1)}}"
+    yield f"{'':>{label}}  0{end:>{max(len(end) + 1, width - 1)}}"
 
 
 def page(model: Model) -> Iterator[str]:

@@ -126,6 +126,7 @@ def test_a_curve_of_few_units_and_of_none() -> None:
     assert list(model_page.curve(model)) == ["No unit is over yet: nothing to draw."]
     model.incidence.add_start([next(iter(model.keys))])
     assert next(model_page.curve(model)) == "1 ┤█"
+    assert list(model_page.curve(model))[-1].split() == ["0", "1", "units"]
     assert Page(model_html.page(model)).tags.count("svg") == 1
 
 

@@ -152,7 +152,8 @@ def _after_dry_run(model: Model, settings: LearningSettings, now_ns: int) -> Mov
     bound = bound_a_day(model)
     target = settings.max_false_alarms_per_day
     if bound is not None and bound <= target and quiet >= (settings.dry_run_min_seconds or 0.0):
-        return Move(ModelState.ACTIVE, promise(model), model.unsettled)
+        # It was made for all kinds: novelties of one that had not converged count in it.
+        return Move(ModelState.ACTIVE, promise(model))
     by_runs = model.incidence.short_lived and model.incidence.starts
     if (_age(model, now_ns) if by_runs else model.dry_run_total) < settings.dry_run_seconds:
         return None

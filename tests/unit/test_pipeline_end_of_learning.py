@@ -182,6 +182,22 @@ def test_a_model_that_never_converges_says_so_by_kind(tmp_path: Path) -> None:
     assert [audit.outcome for audit in service.recorded()[-3:]] == ["observed", "denied", "denied"]
 
 
+def test_what_has_ceased_by_the_dry_run_has_settled(tmp_path: Path) -> None:
+    """Writes that did not converge are refused after all, once the promise is made for them too."""
+    settings = replace(SETTINGS, learn_seconds=HOUR)
+    service = Service(tmp_path, settings=settings)
+    model = service.two_starts()
+    names = fresh_names()
+    while str(model.state) == "learning":
+        service.happen(change(next(names)))
+        service.busy(1, *STEADY)
+    service.happen(change(next(names)))
+    assert model.unsettled == {"writes"}
+    assert service.until(ModelState.ACTIVE) > 59  # one failed minute takes more quiet ones
+    assert model.trial.novel == 1
+    assert model.unsettled == frozenset()
+
+
 def test_a_novelty_starts_the_hold_out_again(service: Service) -> None:
     """What was quiet before it says nothing of the model as it is now."""
     model = service.two_starts()

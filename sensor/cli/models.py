@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +45,28 @@ def list_(context: Any, /, output: str) -> None:
         cells=lambda row: (
             f"#{row['number']}",
             escape(row["image"]),
-            row["state"] + (" (by hand)" if row["manual"] else ""),
+            _state(row),
             str(row["executions"]),
             str(row["writes"]),
             str(row["runs"]),
             duration(row["observed_seconds"]),
             str(row["lost"]),
-            rate(row["expected_per_day"]),
-            "-"
-            if row["max_false_alarms_per_day"] is None
-            else rate(row["max_false_alarms_per_day"]),
+            _rate(row["expected_per_day"]),
+            _rate(row["max_false_alarms_per_day"]),
             escape(row["id"].removeprefix("sha256:")[:12] + "~" + row["id"].rpartition("~")[2]),
         ),
         empty="no models yet; they are made when containers start",
     )
+
+
+def _rate(number: float | None) -> str:
+    return "-" if number is None else rate(number)
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    remarks = ["by hand"] if row["manual"] else []
+    remarks += [f"{kind} told only" for kind in row["unsettled"]]
+    return str(row["state"]) + (f" ({', '.join(remarks)})" if remarks else "")
 
 
 @models.command()

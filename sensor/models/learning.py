@@ -85,7 +85,7 @@ def _after_learning(model: Model, settings: LearningSettings, now_ns: int) -> Mo
     incidence = model.incidence
     starts, units = incidence.starts, incidence.units[UNIT]
     found = prospects(model)
-    basis = f"{learned} in {units} active minutes and {starts} starts"
+    basis = f"{learned} in {units} active minutes and {starts} start{'s' * (starts != 1)}"
     if _watched_enough(model, settings, clean) and all(p.converged for p in found):
         coverage = min(p.coverage for p in found)
         again = sum(p.expected for p in found)
@@ -99,7 +99,7 @@ def _after_learning(model: Model, settings: LearningSettings, now_ns: int) -> Mo
         return None
     lacks = [f"{p.kind} do not converge" for p in found if not p.settled]
     lacks += [p.lacking for p in found if p.lacking]
-    if starts < _STARTS_MIN:
+    if starts < starts_min(model):
         lacks.append(f"{starts or 'no'} start{'s' * (starts != 1)} seen from the beginning")
     if units < _units_min(settings):
         lacks.append("few active minutes")
@@ -111,13 +111,18 @@ def _after_learning(model: Model, settings: LearningSettings, now_ns: int) -> Mo
     )
 
 
-def _watched_enough(model: Model, settings: LearningSettings, clean: float) -> bool:
-    """Whether there is enough to make an estimate from.
+def starts_min(model: Model) -> int:
+    """How many starts are to be seen: only the second tells which names of the first are made up.
 
-    Two starts: only the second tells which names of the first were made up.
+    One is enough where the earlier image's model has learned that already.
     """
+    return 1 if model.trust.inherited_from else _STARTS_MIN
+
+
+def _watched_enough(model: Model, settings: LearningSettings, clean: float) -> bool:
+    """Whether there is enough to make an estimate from."""
     incidence = model.incidence
-    if incidence.starts < _STARTS_MIN:
+    if incidence.starts < starts_min(model):
         return False
     if incidence.short_lived:
         return incidence.starts - model.lost_starts >= _units_min(settings)
@@ -147,7 +152,8 @@ def _after_dry_run(model: Model, settings: LearningSettings, now_ns: int) -> Mov
     bound = bound_a_day(model)
     target = settings.max_false_alarms_per_day
     if bound is not None and bound <= target and quiet >= (settings.dry_run_min_seconds or 0.0):
-        return Move(ModelState.ACTIVE, promise(model), model.unsettled)
+        # It was made for all kinds: novelties of one that had not converged count in it.
+        return Move(ModelState.ACTIVE, promise(model))
     by_runs = model.incidence.short_lived and model.incidence.starts
     if (_age(model, now_ns) if by_runs else model.dry_run_total) < settings.dry_run_seconds:
         return None

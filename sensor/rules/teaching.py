@@ -25,6 +25,7 @@ from sensor.rules.hard import makes_setuid, service_note, why_hard
 from sensor.rules.judge import Ruling
 
 _log = logging.getLogger("rote.teaching")
+_CODE_TOLD = 8
 _LEARNING = (ModelState.LEARNING, ModelState.DRY_RUN)
 
 
@@ -34,6 +35,14 @@ class _Pupil:
 
     lineages: Lineages
     bursts: Bursts
+    # Code that a program of the service writes into a directory: how often it was told.
+    code: dict[tuple[Program, str], int] = field(default_factory=dict)
+
+    def tells_code(self, event: Event) -> bool:
+        """Whether one more file of code in a directory is told; a cache of it would be a flood."""
+        place = Program(event.program, event.applet), event.path.rpartition("/")[0]
+        self.code[place] = self.code.get(place, 0) + 1
+        return self.code[place] <= _CODE_TOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +203,8 @@ class Teaching:
             if isinstance(key, ExecKey) and (burst := pupil.bursts.add(key, event.time_ns)):
                 return self._hold(model, burst, event, ruling)
         note, severity = service_note(event)
-        return Lesson(replace(ruling, tell=bool(note), note=note, severity=severity))
+        tell = bool(note) and (severity is not Severity.INFO or pupil.tells_code(event))
+        return Lesson(replace(ruling, tell=tell, note=note, severity=severity))
 
     @staticmethod
     def _is_held(model: Model, event: Event) -> bool:

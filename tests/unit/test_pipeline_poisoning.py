@@ -75,6 +75,12 @@ def test_code_in_a_data_directory_is_a_remark_only(story: Story) -> None:
     begin(story)
     story.happen(change("/var/cache/twig/a.php", "/bin/tool", pid=4_000_101))
     assert [a.severity for a in story.recorded()] == [Severity.INFO]
+    # A whole cache of it is no flood, and programs are told one by one all the same.
+    for i in range(20):
+        story.happen(change(f"/var/cache/twig/f{i}.php", "/bin/tool", pid=4_000_101))
+        story.happen(change(f"/usr/bin/f{i}", "/bin/tool", pid=4_000_101))
+    severities = [a.severity for a in story.recorded()]
+    assert (severities.count(Severity.INFO), severities.count(Severity.MEDIUM)) == (8, 20)
 
 
 def test_an_unknown_program_never_teaches_a_protected_place(story: Story) -> None:

@@ -11,6 +11,8 @@ class AuditType(enum.StrEnum):
 
     UNKNOWN_PROGRAM = "unknown_program"
     UNKNOWN_PARENT = "unknown_parent"  # known program, started by a program that never did
+    STARTUP_PROGRAM = "startup_program"  # known, but only while the service starts up
+    UNKNOWN_ARGUMENTS = "unknown_arguments"  # a known interpreter, told to do something new
     CHANGED_PROGRAM = "changed_program"  # origin added, mount or tmpfs: dropped or modified
     MEMORY_PROGRAM = "memory_program"  # memfd or deleted
     EXEC_SESSION = "exec_session"  # somebody came in from outside
@@ -28,6 +30,7 @@ class AuditType(enum.StrEnum):
     SESSION_ALLOWED = "session_allowed"  # a person may do anything for a while
     SESSION_ENDED = "session_ended"
     RULES_CHANGED = "rules_changed"
+    MODEL_SUSPECT = "model_suspect"  # more is new than the model promised; a person decides
     EVENTS_LOST = "events_lost"
     PROTECTION_FAILED = "protection_failed"  # what must be refused was tried, and was not
 
@@ -142,4 +145,6 @@ class Audit:
             self.outcome,
             self.parents[:1],
             self.time_ns if self.steps else 0,  # what was done is never a repeat
+            # Where the arguments are the deviation, others are another one.
+            self.argv if self.type is AuditType.UNKNOWN_ARGUMENTS else (),
         )

@@ -15,6 +15,8 @@ from sensor.audits.mitre import TECHNIQUES
 TITLES = {  # after "Container NAME"
     AuditType.UNKNOWN_PROGRAM: "executed a program that its model does not know",
     AuditType.UNKNOWN_PARENT: "executed a known program from one that never did",
+    AuditType.STARTUP_PROGRAM: "executed a program of the start-up after it",
+    AuditType.UNKNOWN_ARGUMENTS: "executed a known interpreter in a way that is not known",
     AuditType.CHANGED_PROGRAM: "executed a program that was written or changed at run time",
     AuditType.MEMORY_PROGRAM: "executed a program that has no file",
     AuditType.EXEC_SESSION: "was entered from outside",
@@ -32,6 +34,7 @@ TITLES = {  # after "Container NAME"
     AuditType.SESSION_ALLOWED: "may be worked in by hand",
     AuditType.SESSION_ENDED: "may no longer be worked in by hand",
     AuditType.RULES_CHANGED: "is judged by other rules",
+    AuditType.MODEL_SUSPECT: "does more that is new than its model promised",
     AuditType.EVENTS_LOST: "did more than could be handed over",
     AuditType.PROTECTION_FAILED: "no longer refuses what it must",
 }

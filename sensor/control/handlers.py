@@ -18,6 +18,7 @@ from sensor.models.diff import difference
 from sensor.models.files import export_bytes, import_model, pack_model
 from sensor.models.inherit import parent_of
 from sensor.models.model import Model
+from sensor.models.outlook import bound_a_day, expected_a_day
 from sensor.pipeline import Pipeline
 
 _FOLLOW_SECONDS = 0.25
@@ -198,6 +199,9 @@ def summary(model: Model) -> dict[str, Any]:
         "dry_run_seconds": round(model.dry_run_seconds, 1),
         "extensions": model.extensions,
         "lost": model.lost,
+        "expected_per_day": expected_a_day(model),
+        "max_false_alarms_per_day": bound_a_day(model),
+        "unsettled": sorted(model.unsettled),
         "unconfirmed": model.unconfirmed,
         "held": len(model.trust.held),
     }

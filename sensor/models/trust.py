@@ -10,12 +10,12 @@ import hashlib
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sensor.errors import UsageError
 from sensor.events import Event, EventKind, OperationClass, Origin, WalkEnd
-from sensor.models.keys import ExecKey, Key, Program, WriteKey
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program, WriteKey
 from sensor.paths import Label, Match, Pattern, is_protected
 
 if TYPE_CHECKING:
@@ -139,7 +139,11 @@ class Trust:
     def lift(self, keys: Iterable[Key]) -> None:
         """A person wants these keys: nothing keeps them out any more."""
         for key in keys:
-            self.removed.pop(key, None)
+            # Accepted whatever its arguments are, an interpreter is so with each of them.
+            for gone in [
+                gone for gone in self.removed if gone == key or _differs_in_shape(gone, key)
+            ]:
+                del self.removed[gone]
             self.held.pop(key, None)
             self.inherited.pop(key, None)
 
@@ -228,3 +232,9 @@ def known_as_service(model: Model, program: Program) -> bool:
         and key.actor.name != "SESSION"
         for key in model.keys
     )
+
+
+def _differs_in_shape(one: Key, whole: Key) -> bool:
+    if not isinstance(one, ExecKey) or not isinstance(whole, ExecKey):
+        return False
+    return whole.shape == ANY_ARGUMENTS and replace(one, shape=ANY_ARGUMENTS) == whole

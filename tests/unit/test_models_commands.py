@@ -45,7 +45,8 @@ def test_accept(daemon: Running) -> None:
     daemon.kernel.feed(execution("/bin/nc"))
     daemon.call(lambda p: p.drain())
     said = daemon.rote("models", "accept", "1")
-    assert said.output == "#1 shop/web:1.2: exec  /bin/serve → /bin/nc (program, image, service)\n"
+    words = "exec  /bin/serve → /bin/nc (program, image, service, called with no arguments)"
+    assert said.output == f"#1 shop/web:1.2: {words}\n"
     assert daemon.kernel.feed(execution("/bin/nc")) == 0
     assert "knows audit 1 already" in daemon.rote("models", "accept", "1").output
     for wrong in (("accept",), ("accept", "1", "--held", "#1"), ("accept", "99")):

@@ -15,9 +15,11 @@ from dataclasses import replace
 
 from sensor.containers.container import Container
 from sensor.errors import UsageError
-from sensor.events import Origin
-from sensor.models.keys import ExecKey, Key, WriteKey
+from sensor.events import Event, EventFlag, Origin
+from sensor.models.arguments import shapes
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, WriteKey
 from sensor.models.model import Evidence, Model, Source
+from sensor.models.phases import Phase
 from sensor.models.static import static_keys
 from sensor.paths import Pattern, is_protected
 
@@ -74,6 +76,7 @@ def inherit(model: Model, parent: Model) -> int:
     trust = model.trust = parent.trust.decisions()
     trust.inherited_from = parent.id
     trust.checked = False
+    model.mains = set(parent.mains)
     for key, evidence in parent.keys.items():
         if key not in model.keys and key not in trust.removed and is_confirmed(evidence):
             trust.inherited[key] = replace(
@@ -112,13 +115,13 @@ def drop_missing(model: Model, exists: Callable[[str], bool]) -> list[Key]:
     return gone
 
 
-def confirm(model: Model, novel: Iterable[Key], time_ns: int, container_id: str) -> list[Key]:
+def confirm(model: Model, novel: Iterable[Key], event: Event, container_id: str) -> list[Key]:
     """The inherited keys that cover something new; from now on the model knows them.
 
     Args:
         model: that inherited.
         novel: what happened, exactly.
-        time_ns: when.
+        event: in which it did.
         container_id: where.
 
     Returns:
@@ -127,7 +130,7 @@ def confirm(model: Model, novel: Iterable[Key], time_ns: int, container_id: str)
     """
     found: list[Key] = []
     for key in novel:
-        covering = _covering(model, key)
+        covering = _covering(model, key, event)
         if not covering:
             return []
         found += covering
@@ -138,17 +141,24 @@ def confirm(model: Model, novel: Iterable[Key], time_ns: int, container_id: str)
         model.add(
             key,
             replace(
-                evidence, count=1, containers=1, runs=1, last_ns=time_ns,
+                evidence, count=1, containers=1, runs=1, last_ns=event.time_ns,
                 last_container=container_id,
             ),
         )  # fmt: skip
     return list(dict.fromkeys(found))
 
 
-def _covering(model: Model, key: Key) -> list[Key]:
+def _covering(model: Model, key: Key, event: Event) -> list[Key]:
     inherited = model.trust.inherited
     if isinstance(key, ExecKey):
-        return [key] if key in inherited else []
+        called = (key.shape, ANY_ARGUMENTS, *shapes(key.program, event.argv))
+        wanted = [replace(key, shape=shape) for shape in called]
+        found = next((one for one in wanted if one in inherited), None)
+        # Of the start-up only, it is news when it happens later.
+        late = not event.flags & EventFlag.STARTUP
+        if found is None or (late and not inherited[found].phases & Phase.STEADY):
+            return []
+        return [found]
     path = _literal(key.pattern)
     if is_protected(path):
         return []

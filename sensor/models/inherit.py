@@ -17,6 +17,7 @@ from sensor.containers.container import Container
 from sensor.errors import UsageError
 from sensor.events import Event, EventFlag, Origin
 from sensor.models.arguments import shapes
+from sensor.models.incidence import UNIT, UNIT_SECONDS
 from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, WriteKey
 from sensor.models.model import Evidence, Model, Source
 from sensor.models.phases import Phase
@@ -217,3 +218,34 @@ def parent_of(model: Model, models: Iterable[Model]) -> Model:
         if other.id == origin:
             return other
     raise UsageError(f"model {model.name}: the model it started from ({origin}) was removed")
+
+
+def holds_again(model: Model, units: int, now_ns: int) -> str:
+    """Why learning may end early for a model that started from an earlier one; or empty.
+
+    The earlier image's model has seen many starts already. What is left to find out is whether the
+    new image does the same, and minutes tell: nothing that was not inherited has come for as long
+    as so many units take. The dry run then is a hold-out like any other.
+
+    Args:
+        model: that learns.
+        units: how many active ones are enough.
+        now_ns: nanoseconds since the epoch.
+    """
+    incidence = model.incidence
+    if not model.inherited_from or not model.trust.checked or not incidence.starts:
+        return ""
+    quiet_ns = int(units * UNIT_SECONDS * 1e9)
+    since_loss = model.observed_seconds - model.lost_seconds
+    if incidence.units[UNIT] < units or since_loss < units * UNIT_SECONDS:
+        return ""
+    own = [e for e in model.keys.values() if e.source in (Source.LEARNED, Source.POPULATION)]
+    if any(now_ns - evidence.first_ns < quiet_ns for evidence in own):
+        return ""
+    seen = sum(e.source is Source.INHERITED and bool(e.count) for e in model.keys.values())
+    if seen <= model.unconfirmed:
+        return ""  # it does too little of the same to be called the same
+    return (
+        f"{seen} of {seen + model.unconfirmed} keys of the earlier image's model were seen again, "
+        f"{len(own)} are new, none in the last {units} minutes"
+    )

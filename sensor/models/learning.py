@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sensor.models.estimate import poisson_tail
 from sensor.models.incidence import UNIT, UNIT_SECONDS
+from sensor.models.inherit import holds_again
 from sensor.models.model import Model, ModelState
 from sensor.models.outlook import Prospect, bound_a_day, percent, prospects
 
@@ -88,12 +89,13 @@ def _after_learning(model: Model, settings: LearningSettings, now_ns: int) -> Mo
     basis = f"{learned} in {units} active minutes and {starts} starts"
     if _watched_enough(model, settings, clean) and all(p.converged for p in found):
         coverage = min(p.coverage for p in found)
-        again = sum(p.expected for p in found)
+        more = sum(p.expected for p in found)
         return Move(
             ModelState.DRY_RUN,
-            f"{basis}: coverage {percent(coverage)}, "
-            f"{again:.1f} new keys expected in as many again",
+            f"{basis}: coverage {percent(coverage)}, {more:.1f} new keys expected in as many again",
         )
+    if again := holds_again(model, _units_min(settings), now_ns):
+        return Move(ModelState.DRY_RUN, again)
     spent = _age(model, now_ns) if incidence.short_lived and starts else clean
     if spent < settings.learn_seconds:
         return None

@@ -15,8 +15,10 @@ from sensor.errors import UsageError
 from sensor.events import EventFlag, Operation, OperationClass, Origin
 from sensor.models.arguments import exec_key
 from sensor.models.diff import difference
+from sensor.models.incidence import UNIT
 from sensor.models.inherit import drop_missing, find_parent, unconfirmed
 from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Program, WriteKey
+from sensor.models.learning import LearningSettings, next_state
 from sensor.models.model import Evidence, ModelState, Source
 from sensor.models.phases import Phase
 from tests.unit.builders import CGROUP, change, container, execution
@@ -262,3 +264,44 @@ def test_what_belongs_to_the_start_up_is_confirmed_by_a_start_up_only(story: Sto
     story.pipeline.reload_model(model)
     story.happen(event)
     assert model.keys[key].source is Source.LEARNED
+
+
+def test_learning_takes_minutes_where_the_image_does_the_same(story: Story) -> None:
+    """One start and ten active minutes without news; more of the old than is missing."""
+    settings = LearningSettings(learn_seconds=86400, learn_min_seconds=600)
+    model = story.start(newer())
+    model.trust.checked = True
+    now_ns = 5_000 * 10**9
+
+    def moves() -> bool:
+        return next_state(model, settings, now_ns) is not None
+
+    model.runs, model.observed_seconds = 1, 600.0
+    model.incidence.starts, model.incidence.units[UNIT] = 1, 10
+    assert not moves()  # nothing was seen again
+    story.happen(
+        later(execution("/bin/serve", "")),
+        later(execution("/bin/tool")),
+        later(change("/var/lib/web/temp-77.db")),
+    )
+    assert model.unconfirmed == 1
+    move = next_state(model, settings, now_ns)
+    assert move is not None
+    assert move.state is ModelState.DRY_RUN
+    assert move.cause.startswith("2 of 3 keys of the earlier image's model were seen again, 0 are")
+    spoiled: tuple[tuple[Any, str, Any], ...] = (
+        (model.incidence, "units", [0] * len(model.incidence.units)),
+        (model.incidence, "starts", 0),
+        (model, "lost_seconds", 1.0),
+        (model.trust, "checked", False),
+    )
+    for where, name, wrong in spoiled:
+        right = getattr(where, name)
+        setattr(where, name, wrong)
+        assert not moves()
+        setattr(where, name, right)
+        assert moves()
+    story.happen(later(execution("/bin/news", time_ns=now_ns - 599 * 10**9)))
+    assert not moves()
+    now_ns += 2 * 10**9
+    assert moves()

@@ -234,7 +234,7 @@ class Pipeline:
         if lesson.confirmed:
             self.admit(model, lesson.confirmed)
             self._knowledge.answer(model, event)
-            self.models.note_confirmed(model, lesson.confirmed, container.id)
+            self.models.note_confirmed(model, lesson.confirmed, event, container.id, container.pid)
         return lesson.ruling
 
     def _check_inherited(self, watched: Watched) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity, Step
@@ -50,10 +51,15 @@ def to_json(audit: Audit) -> dict[str, Any]:
         "signal": audit.signal,
         "technique": list(audit.technique),
         "remarks": [escape(remark) for remark in audit.remarks],
-        **({"keys": [escape(key) for key in audit.keys]} if audit.keys else {}),
+        **({"keys": [escape(_without_arguments(key)) for key in audit.keys]} if audit.keys else {}),
         **({"extra": extra_json(audit)} if audit.extra else {}),
         **({"steps": [step_json(step) for step in audit.steps]} if audit.steps else {}),
     }
+
+
+def _without_arguments(key: str) -> str:
+    """A key without the shape of its arguments, which may hold anybody's secret."""
+    return json.dumps(json.loads(key)[:_KEY_FIELDS])
 
 
 def extra_json(audit: Audit) -> dict[str, str]:
@@ -71,6 +77,7 @@ def step_json(step: Step) -> dict[str, Any]:
     }
 
 
+_KEY_FIELDS = 8  # of an execution; the ninth are the arguments (sensor.models.files)
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "array", "items": _TEXT}
 _NUMBER = {"type": "integer", "minimum": 0}
@@ -141,7 +148,7 @@ _FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "remarks": (_TEXTS, "What a reader should know besides."),
     "keys": (
         _TEXTS,
-        "What the model would have to know, as JSON: for `rote models accept`; absent when empty.",
+        "What the model would have to know, as JSON, without arguments; absent when empty.",
     ),
     "extra": (
         {"type": "object", "additionalProperties": _TEXT},

@@ -14,7 +14,7 @@ from sensor.models.diff import describe
 from sensor.models.estimate import CONFIDENCE
 from sensor.models.incidence import GRIDS, SLOT_SECONDS, Stratum
 from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, WriteKey
-from sensor.models.learning import rate, starts_min
+from sensor.models.learning import STARTS_MIN, rate
 from sensor.models.model import Evidence, Model, ModelState
 from sensor.models.outlook import bound_a_day, expected, expected_a_day, percent, prospects
 from sensor.models.trust import key_id
@@ -84,8 +84,8 @@ def lacking(model: Model) -> list[str]:
     if model.state not in (ModelState.LEARNING, ModelState.DRY_RUN):
         return []
     lacks = [p.lacking for p in prospects(model) if p.lacking]
-    if model.incidence.starts < (least := starts_min(model)):
-        lacks.append(f"starts seen from the beginning: {model.incidence.starts} of {least}")
+    if model.incidence.starts < STARTS_MIN:
+        lacks.append(f"starts seen from the beginning: {model.incidence.starts} of {STARTS_MIN}")
     return lacks
 
 

@@ -10,9 +10,11 @@ from typing import Any
 from sensor.audits.acceptance import accepted_keys
 from sensor.control.server import Handler
 from sensor.errors import UsageError
+from sensor.models.arguments import is_shaped
 from sensor.models.diff import describe
-from sensor.models.keys import ExecKey, Key
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key
 from sensor.models.model import Evidence, Model, Source
+from sensor.models.phases import ALWAYS
 from sensor.models.trust import WritesAndExecutes, key_id, writes_and_executes
 from sensor.pipeline import Pipeline
 
@@ -65,15 +67,21 @@ class TrustHandlers:
 
     def _admit(self, model: Model, keys: list[Key]) -> list[str]:
         """Let the model know keys, and the kernel at once; those that it did not know, in words."""
-        fresh = [key for key in dict.fromkeys(keys) if key not in model.keys]
+        fresh: list[Key] = []
         model.trust.lift(keys)
-        for key in fresh:
-            model.add(key, Evidence(self._now_ns(), self._now_ns(), source=Source.ACCEPTED))
+        for key in dict.fromkeys(keys):
+            known = model.keys.get(key)
+            if known is None:
+                model.add(key, Evidence(self._now_ns(), self._now_ns(), source=Source.ACCEPTED))
+            elif known.phases != ALWAYS:
+                known.phases = ALWAYS  # what was refused is that it is done later, too
+            else:
+                continue
+            fresh.append(key)
         self._pipeline.admit(model, fresh)
         self._pipeline.flush()
-        for key in fresh:
-            _log.info("model %s: a person accepted: %s", _name(model), describe(key))
-        return [describe(key) for key in fresh]
+        _log.info("model %s: a person accepted %d keys", _name(model), len(fresh))
+        return [_in_words(key) for key in fresh]
 
     def _drop_held(self, args: dict[str, Any]) -> dict[str, Any]:
         model = self._model(args)
@@ -134,6 +142,14 @@ class TrustHandlers:
 
     def _now_ns(self) -> int:
         return int(self._clock() * 1e9)
+
+
+def _in_words(key: Key) -> str:
+    """A key that was accepted; one that is wider than it may seem says so."""
+    text = describe(key)
+    if isinstance(key, ExecKey) and key.shape == ANY_ARGUMENTS and is_shaped(key.program):
+        text += ", whatever its arguments are: they were not seen"
+    return text
 
 
 def _name(model: Model) -> str:

@@ -21,7 +21,7 @@ class Bursts:
 
     Args:
         started_ns: when the container started; 0: before anybody watched.
-        limit: new keys of one parent within a window that are still learned.
+        limit: new programs of one parent within a window that are still learned.
     """
 
     def __init__(self, started_ns: int, *, limit: int = LIMIT) -> None:
@@ -42,6 +42,6 @@ class Bursts:
             recent.popleft()
         if all(key != other for _, other in recent):
             recent.append((time_ns, key))
-        if len(recent) <= self._limit:
+        if len({other.program for _, other in recent}) <= self._limit:
             return []
         return [other for _, other in recent]

@@ -15,9 +15,12 @@ from dataclasses import replace
 
 from sensor.containers.container import Container
 from sensor.errors import UsageError
-from sensor.events import Origin
-from sensor.models.keys import ExecKey, Key, WriteKey
+from sensor.events import Event, EventFlag, Origin
+from sensor.models.arguments import shapes
+from sensor.models.incidence import UNIT, UNIT_SECONDS
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, WriteKey
 from sensor.models.model import Evidence, Model, Source
+from sensor.models.phases import Phase
 from sensor.models.static import static_keys
 from sensor.paths import Pattern, is_protected
 
@@ -74,6 +77,7 @@ def inherit(model: Model, parent: Model) -> int:
     trust = model.trust = parent.trust.decisions()
     trust.inherited_from = parent.id
     trust.checked = False
+    model.mains = set(parent.mains)
     for key, evidence in parent.keys.items():
         if key not in model.keys and key not in trust.removed and is_confirmed(evidence):
             trust.inherited[key] = replace(
@@ -112,13 +116,13 @@ def drop_missing(model: Model, exists: Callable[[str], bool]) -> list[Key]:
     return gone
 
 
-def confirm(model: Model, novel: Iterable[Key], time_ns: int, container_id: str) -> list[Key]:
+def confirm(model: Model, novel: Iterable[Key], event: Event, container_id: str) -> list[Key]:
     """The inherited keys that cover something new; from now on the model knows them.
 
     Args:
         model: that inherited.
         novel: what happened, exactly.
-        time_ns: when.
+        event: in which it did.
         container_id: where.
 
     Returns:
@@ -127,7 +131,7 @@ def confirm(model: Model, novel: Iterable[Key], time_ns: int, container_id: str)
     """
     found: list[Key] = []
     for key in novel:
-        covering = _covering(model, key)
+        covering = _covering(model, key, event)
         if not covering:
             return []
         found += covering
@@ -138,17 +142,24 @@ def confirm(model: Model, novel: Iterable[Key], time_ns: int, container_id: str)
         model.add(
             key,
             replace(
-                evidence, count=1, containers=1, runs=1, last_ns=time_ns,
+                evidence, count=1, containers=1, runs=1, last_ns=event.time_ns,
                 last_container=container_id,
             ),
         )  # fmt: skip
     return list(dict.fromkeys(found))
 
 
-def _covering(model: Model, key: Key) -> list[Key]:
+def _covering(model: Model, key: Key, event: Event) -> list[Key]:
     inherited = model.trust.inherited
     if isinstance(key, ExecKey):
-        return [key] if key in inherited else []
+        called = (key.shape, ANY_ARGUMENTS, *shapes(key.program, event.argv))
+        wanted = [replace(key, shape=shape) for shape in called]
+        found = next((one for one in wanted if one in inherited), None)
+        # Of the start-up only, it is news when it happens later.
+        late = not event.flags & EventFlag.STARTUP
+        if found is None or (late and not inherited[found].phases & Phase.STEADY):
+            return []
+        return [found]
     path = _literal(key.pattern)
     if is_protected(path):
         return []
@@ -207,3 +218,34 @@ def parent_of(model: Model, models: Iterable[Model]) -> Model:
         if other.id == origin:
             return other
     raise UsageError(f"model {model.name}: the model it started from ({origin}) was removed")
+
+
+def holds_again(model: Model, units: int, now_ns: int) -> str:
+    """Why learning may end early for a model that started from an earlier one; or empty.
+
+    The earlier image's model has seen many starts already. What is left to find out is whether the
+    new image does the same, and minutes tell: nothing that was not inherited has come for as long
+    as so many units take. The dry run then is a hold-out like any other.
+
+    Args:
+        model: that learns.
+        units: how many active ones are enough.
+        now_ns: nanoseconds since the epoch.
+    """
+    incidence = model.incidence
+    if not model.inherited_from or not model.trust.checked or not incidence.starts:
+        return ""
+    quiet_ns = int(units * UNIT_SECONDS * 1e9)
+    since_loss = model.observed_seconds - model.lost_seconds
+    if incidence.units[UNIT] < units or since_loss < units * UNIT_SECONDS:
+        return ""
+    own = [e for e in model.keys.values() if e.source in (Source.LEARNED, Source.POPULATION)]
+    if any(now_ns - evidence.first_ns < quiet_ns for evidence in own):
+        return ""
+    seen = sum(e.source is Source.INHERITED and bool(e.count) for e in model.keys.values())
+    if seen <= model.unconfirmed:
+        return ""  # it does too little of the same to be called the same
+    return (
+        f"{seen} of {seen + model.unconfirmed} keys of the earlier image's model were seen again, "
+        f"{len(own)} are new, none in the last {units} minutes"
+    )

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from sensor.models.estimate import poisson_tail
 from sensor.models.incidence import UNIT, UNIT_SECONDS
+from sensor.models.inherit import holds_again
 from sensor.models.model import Model, ModelState
 from sensor.models.outlook import Prospect, bound_a_day, percent, prospects
 
-_STARTS_MIN = 2
+STARTS_MIN = 2
 _UNITS_LEAST = 10  # fewer say nothing, however short a person wants learning to be
 _UNITS_ENOUGH = 60  # with so many, the estimates decide
 _NOVELTIES_MIN = 10  # fewer never make a model suspect
@@ -88,18 +89,19 @@ def _after_learning(model: Model, settings: LearningSettings, now_ns: int) -> Mo
     basis = f"{learned} in {units} active minutes and {starts} start{'s' * (starts != 1)}"
     if _watched_enough(model, settings, clean) and all(p.converged for p in found):
         coverage = min(p.coverage for p in found)
-        again = sum(p.expected for p in found)
+        more = sum(p.expected for p in found)
         return Move(
             ModelState.DRY_RUN,
-            f"{basis}: coverage {percent(coverage)}, "
-            f"{again:.1f} new keys expected in as many again",
+            f"{basis}: coverage {percent(coverage)}, {more:.1f} new keys expected in as many again",
         )
+    if again := holds_again(model, _units_min(settings), now_ns):
+        return Move(ModelState.DRY_RUN, again)
     spent = _age(model, now_ns) if incidence.short_lived and starts else clean
     if spent < settings.learn_seconds:
         return None
     lacks = [f"{p.kind} do not converge" for p in found if not p.settled]
     lacks += [p.lacking for p in found if p.lacking]
-    if starts < starts_min(model):
+    if starts < STARTS_MIN:
         lacks.append(f"{starts or 'no'} start{'s' * (starts != 1)} seen from the beginning")
     if units < _units_min(settings):
         lacks.append("few active minutes")
@@ -111,18 +113,10 @@ def _after_learning(model: Model, settings: LearningSettings, now_ns: int) -> Mo
     )
 
 
-def starts_min(model: Model) -> int:
-    """How many starts are to be seen: only the second tells which names of the first are made up.
-
-    One is enough where the earlier image's model has learned that already.
-    """
-    return 1 if model.trust.inherited_from else _STARTS_MIN
-
-
 def _watched_enough(model: Model, settings: LearningSettings, clean: float) -> bool:
     """Whether there is enough to make an estimate from."""
     incidence = model.incidence
-    if incidence.starts < starts_min(model):
+    if incidence.starts < STARTS_MIN:
         return False
     if incidence.short_lived:
         return incidence.starts - model.lost_starts >= _units_min(settings)

@@ -152,9 +152,13 @@ class ModelRegistry:
         if self._counting.seen_by_kernel(model, keys, now):
             self._touch(model)
 
-    def note_confirmed(self, model: Model, keys: Iterable[Key], container_id: str) -> None:
+    def note_confirmed(
+        self, model: Model, keys: Iterable[Key], event: Event, container_id: str, init_pid: int
+    ) -> None:
         """A container showed inherited keys: they count for how much is still to come."""
+        self._note_startup(event, container_id, init_pid)
         self._counting.observer(model).seen(keys, container_id)
+        self._touch(model)
 
     def note_novelty(
         self, model: Model, judgement: Judgement, event: Event, container_id: str
@@ -248,7 +252,7 @@ class ModelRegistry:
                 elif isinstance(key, ExecKey) and len(model.shapes(key)) >= MANY_SHAPES:
                     wider.append(replace(key, shape=ANY_ARGUMENTS))
         for key in wider:
-            if key not in model.keys and key not in model.trust.removed:
+            if key not in model.keys and not model.trust.keeps_out(key):
                 model.absorb(key, Evidence(event.time_ns, event.time_ns, source=Source.POPULATION))
                 new.append(key)
         self._counting.observer(model).seen({*judgement.learnable, *wider}, container_id)

@@ -136,6 +136,10 @@ class Trust:
         if key in self.tried or len(self.tried) < _TRIED_MAX:
             self.tried[key] = self.tried.get(key, 0) + 1
 
+    def keeps_out(self, key: Key) -> bool:
+        """Whether a person removed a key, or one that it would bring back with it."""
+        return key in self.removed or any(_covers(key, removed) for removed in self.removed)
+
     def lift(self, keys: Iterable[Key]) -> None:
         """A person wants these keys: nothing keeps them out any more."""
         for key in keys:
@@ -146,6 +150,18 @@ class Trust:
                 del self.removed[gone]
             self.held.pop(key, None)
             self.inherited.pop(key, None)
+
+
+def _covers(wide: Key, narrow: Key) -> bool:
+    """Whether everything that one key lets happen, another lets happen too."""
+    if isinstance(wide, WriteKey) and isinstance(narrow, WriteKey):
+        same = (wide.program, wide.operation) == (narrow.program, narrow.operation)
+        return same and Pattern.parse(wide.pattern).covers(Pattern.parse(narrow.pattern))
+    if isinstance(wide, ExecKey) and isinstance(narrow, ExecKey):
+        # Removed whatever its arguments were, a program does not come back with some of them.
+        any_way = ANY_ARGUMENTS in (wide.shape, narrow.shape)
+        return any_way and replace(wide, shape=narrow.shape) == narrow
+    return False
 
 
 def key_id(key: Key) -> str:

@@ -15,16 +15,18 @@ from typing import Any
 from sensor.audits.audit import Severity
 from sensor.containers.container import Container
 from sensor.events import Actor, Event, EventKind
-from sensor.models.bursts import Bursts
+from sensor.models.bursts import WINDOW_NS, Bursts
 from sensor.models.inherit import confirm
-from sensor.models.keys import ExecKey, Key, Program
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program
 from sensor.models.lineages import Lineages
 from sensor.models.model import Evidence, Judgement, Model, ModelState, Verdict
+from sensor.models.phases import Phase
 from sensor.models.trust import Held, known_as_service
 from sensor.rules.hard import makes_setuid, service_note, why_hard
 from sensor.rules.judge import Ruling
 
 _log = logging.getLogger("rote.teaching")
+_CODE_TOLD = 8
 _LEARNING = (ModelState.LEARNING, ModelState.DRY_RUN)
 
 
@@ -34,6 +36,14 @@ class _Pupil:
 
     lineages: Lineages
     bursts: Bursts
+    # Code that a program of the service writes into a directory: how often it was told.
+    code: dict[tuple[Program, str], int] = field(default_factory=dict)
+
+    def tells_code(self, event: Event) -> bool:
+        """Whether one more file of code in a directory is told; a cache of it would be a flood."""
+        place = Program(event.program, event.applet), event.path.rpartition("/")[0]
+        self.code[place] = self.code.get(place, 0) + 1
+        return self.code[place] <= _CODE_TOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,7 @@ class Lesson:
 
     ruling: Ruling  # nothing in it is learnable that must not be learned
     confirmed: tuple[Key, ...] = ()  # an earlier image's model knew it, and so does this one now
-    held: tuple[Key, ...] = field(default=())  # the model had learned these and does not any more
+    held: bool = False  # the model had learned something and does not know it any more
 
 
 class Teaching:
@@ -178,14 +188,14 @@ class Teaching:
     ) -> Lesson:
         """The process may teach; whether the model may learn just this."""
         learnable, trust = ruling.judgement.learnable, model.trust
-        if any(key in trust.removed for key in learnable):
+        if any(trust.keeps_out(key) for key in learnable):
             return Lesson(_refused(ruling, model, "a person removed it from the model"))
         if any(key in trust.held for key in learnable) or self._is_held(model, event):
             return Lesson(_refused(ruling, model, "it is held until a person has looked at it"))
         if model.state not in _LEARNING:
             return Lesson(ruling)
         if trust.inherited and (
-            confirmed := confirm(model, ruling.judgement.novel, event.time_ns, container.id)
+            confirmed := confirm(model, ruling.judgement.novel, event, container.id)
         ):
             known = Judgement(Verdict.KNOWN, reason="the earlier image's model knew it")
             return Lesson(Ruling(known), confirmed=tuple(confirmed))
@@ -194,7 +204,8 @@ class Teaching:
             if isinstance(key, ExecKey) and (burst := pupil.bursts.add(key, event.time_ns)):
                 return self._hold(model, burst, event, ruling)
         note, severity = service_note(event)
-        return Lesson(replace(ruling, tell=bool(note), note=note, severity=severity))
+        tell = bool(note) and (severity is not Severity.INFO or pupil.tells_code(event))
+        return Lesson(replace(ruling, tell=tell, note=note, severity=severity))
 
     @staticmethod
     def _is_held(model: Model, event: Event) -> bool:
@@ -208,13 +219,23 @@ class Teaching:
     @staticmethod
     def _hold(model: Model, burst: list[ExecKey], event: Event, ruling: Ruling) -> Lesson:
         parent = str(burst[0].parent) or "the runtime"
-        reason = f"{parent} executed more than {len(burst) - 1} new programs within a minute"
-        held = tuple(key for key in burst if key in model.keys)
+        number = len({key.program for key in burst}) - 1
+        reason = f"{parent} executed more than {number} new programs within a minute"
+        held: list[Key] = []
         for key in burst:
-            evidence = model.keys.get(key) or Evidence(event.time_ns, event.time_ns)
-            model.trust.held.setdefault(key, Held(evidence, reason))
+            # Called in many ways, it was learned whatever its arguments are.
+            for known in dict.fromkeys((key, replace(key, shape=ANY_ARGUMENTS))):
+                evidence = model.keys.get(known)
+                if evidence is None:
+                    continue
+                if evidence.first_ns <= event.time_ns - WINDOW_NS:
+                    evidence.phases = Phase.STARTUP  # what was new is that it is done later, too
+                else:
+                    held.append(known)
+            fresh = Held(Evidence(event.time_ns, event.time_ns), reason)
+            model.trust.held.setdefault(key, fresh)
         model.remove(held)
-        return Lesson(_refused(ruling, model, f"held for a person to look at: {reason}"), held=held)
+        return Lesson(_refused(ruling, model, f"held for a person to look at: {reason}"), held=True)
 
 
 def _refused(ruling: Ruling, model: Model, why: str) -> Ruling:

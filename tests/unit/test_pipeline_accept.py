@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from sensor.audits.audit import Action, Audit
+from sensor.audits.audit import Action, Audit, AuditType
+from sensor.audits.native import to_json
 from sensor.control.trust_handlers import TrustHandlers
 from sensor.errors import UsageError
 from sensor.events import EventFlag, Operation, Origin, WalkEnd
 from sensor.models.files import key_from_text
+from sensor.models.keys import Program
 from sensor.models.model import ModelState, Source
 from sensor.rules.policy import Policy
 from sensor.rules.rule import uniform
@@ -141,3 +143,43 @@ def test_accepting_lifts_what_a_person_had_removed(story: Story) -> None:
     assert not model.trust.removed
     assert story.happen(execution("/bin/sh")) == 0
     assert container().id == audit.container_id
+
+
+def test_what_belongs_to_the_start_up_is_accepted_for_later(story: Story) -> None:
+    """The model knows the key already; what it did not know is that it may happen later, too."""
+    model = story.models.all()[0]
+    model.state = ModelState.LEARNING
+    tool = ("/bin/chown", "/bin/entry")
+    story.happen(execution(*tool, flags=EventFlag.STARTUP))
+    model.mains, model.steady_seconds = {Program("/bin/serve")}, 1000.0
+    model.state = ModelState.ACTIVE
+    story.pipeline.reload_model(model)
+    assert story.happen(execution(*tool)) == 1
+    (audit,) = refused(story)
+    assert audit.type is AuditType.STARTUP_PROGRAM
+    assert len(accept(story, audit.id)[0]["keys"]) == 1
+    assert story.happen(execution(*tool)) == 0
+
+
+def test_arguments_are_accepted_but_told_to_nobody(tmp_path: Path) -> None:
+    """The key in the store holds how an interpreter was called; what is sent out does not."""
+    rule = uniform("strict", Scope(), Action.PREVENT)
+    story = Story(tmp_path, ReplayKernel(guarantee="kill"), Policy(rules=(rule,)))
+    story.learn(execution("/bin/serve", ""))
+    called = execution("/bin/python3", argv=("python3", "/srv/s3cret.py"))
+    story.happen(called)
+    audit = story.recorded()[-1]
+    assert "s3cret" in audit.keys[0]
+    assert "s3cret" not in "".join(to_json(audit)["keys"])
+    assert "whatever" not in accept(story, audit.id)[0]["keys"][0]
+    assert story.happen(called) == 0
+    assert story.happen(execution("/bin/python3", argv=("python3", "/srv/other.py"))) == 1
+
+
+def test_an_interpreter_that_did_not_even_begin_is_accepted_in_plain_words(story: Story) -> None:
+    """Nobody saw its arguments, so none are asked for; the answer says it."""
+    called = execution("/bin/python3", argv=("python3", "/srv/job.py"))
+    story.happen(called)
+    (said,) = accept(story, refused(story)[0].id)
+    assert said["keys"][0].endswith(", whatever its arguments are: they were not seen")
+    assert story.happen(called) == 0

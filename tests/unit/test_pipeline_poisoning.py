@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from sensor.audits.audit import AuditType, Severity
 from sensor.control.trust_handlers import TrustHandlers, find_keys
 from sensor.errors import UsageError
 from sensor.events import Event, EventFlag, Operation, Origin, WalkEnd
+from sensor.models.arguments import MANY_SHAPES, exec_key
 from sensor.models.bursts import LIMIT, START_UP_NS, WINDOW_NS
 from sensor.models.files import export_bytes, import_model
-from sensor.models.keys import ExecKey, WriteKey
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, WriteKey
 from sensor.models.model import Model, ModelState
 from sensor.models.trust import key_id, singletons
 from sensor.rules.teaching import Teaching
@@ -75,6 +77,12 @@ def test_code_in_a_data_directory_is_a_remark_only(story: Story) -> None:
     begin(story)
     story.happen(change("/var/cache/twig/a.php", "/bin/tool", pid=4_000_101))
     assert [a.severity for a in story.recorded()] == [Severity.INFO]
+    # A whole cache of it is no flood, and programs are told one by one all the same.
+    for i in range(20):
+        story.happen(change(f"/var/cache/twig/f{i}.php", "/bin/tool", pid=4_000_101))
+        story.happen(change(f"/usr/bin/f{i}", "/bin/tool", pid=4_000_101))
+    severities = [a.severity for a in story.recorded()]
+    assert (severities.count(Severity.INFO), severities.count(Severity.MEDIUM)) == (8, 20)
 
 
 def test_an_unknown_program_never_teaches_a_protected_place(story: Story) -> None:
@@ -385,3 +393,42 @@ def test_everything_decided_survives_a_restart(story: Story) -> None:
     assert kept.trust == model.trust
     assert import_model(export_bytes(model), "test").trust == model.trust
     assert CGROUP in story.kernel.watched
+
+
+def test_a_removed_interpreter_does_not_come_back_called_otherwise(story: Story) -> None:
+    """Removed whatever its arguments are, none brings it back; removed with some, others may."""
+    model = begin(story)
+    first = execution("/bin/sh", "/bin/tool", argv=("sh", "/a.sh"), pid=4_000_101)
+    other = execution("/bin/sh", "/bin/tool", argv=("sh", "/b.sh"), pid=4_000_101)
+    story.happen(first)
+    ask(story, "models.remove_keys", model=model.id, keys=["/bin/sh"])
+    story.happen(first, other)
+    assert [k.shape for k in model.keys if isinstance(k, ExecKey) and k.program.path == "/bin/sh"]
+    assert exec_key(first) not in model.keys
+    for i in range(2 * MANY_SHAPES):  # it would become known whatever its arguments are
+        story.happen(execution("/bin/sh", "/bin/tool", argv=("sh", f"/{'x' * i}.sh")))
+    assert replace(exec_key(first), shape=ANY_ARGUMENTS) not in model.keys
+    assert story.happen(first) == 1
+    model.trust.removed = {replace(exec_key(first), shape=ANY_ARGUMENTS): 1}
+    late = execution("/bin/sh", "/bin/tool", argv=("sh", "-c", "x"), pid=4_000_101)
+    story.happen(late)
+    assert exec_key(late) not in model.keys
+
+
+def test_a_burst_of_start_up_tools_leaves_the_start_up_as_it_was(story: Story) -> None:
+    """What was known at start-up stays known there; that it is done later is held."""
+    model, now = steady(story)
+    early = int(1_000e9)
+    tools = [f"/usr/bin/t{chr(97 + i)}" for i in range(LIMIT + 1)]
+    for path in tools:
+        story.happen(
+            execution(path, "/bin/tool", time_ns=early, flags=EventFlag.STARTUP, pid=4_001_000)
+        )
+    burst(story, LIMIT + 1, now + 10 * WINDOW_NS)
+    assert programs(model) == {"/bin/serve", *tools}
+    assert all(model.is_startup_only(key) for key in model.trust.held)
+    assert len(model.trust.held) == LIMIT + 1
+    assert story.happen(execution(tools[0], "/bin/tool", flags=EventFlag.STARTUP)) == 0
+    assert story.happen(execution(tools[0], "/bin/tool")) == 1
+    assert len(ask(story, "models.accept_held", model=model.id)["keys"]) == LIMIT + 1
+    assert story.happen(execution(tools[0], "/bin/tool")) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,11 +12,15 @@ import pytest
 from sensor.containers.container import Container, Image
 from sensor.control.handlers import Handlers
 from sensor.errors import UsageError
-from sensor.events import Operation, OperationClass, Origin
+from sensor.events import EventFlag, Operation, OperationClass, Origin
+from sensor.models.arguments import exec_key
 from sensor.models.diff import difference
+from sensor.models.incidence import UNIT
 from sensor.models.inherit import drop_missing, find_parent, unconfirmed
-from sensor.models.keys import ExecKey, WriteKey
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Program, WriteKey
+from sensor.models.learning import LearningSettings, next_state
 from sensor.models.model import Evidence, ModelState, Source
+from sensor.models.phases import Phase
 from tests.unit.builders import CGROUP, change, container, execution
 from tests.unit.stories import DRY_RUN_SECONDS, LEARN_SECONDS, Story
 
@@ -219,3 +224,84 @@ def test_classes_of_changes_are_told_apart(story: Story) -> None:
     assert key.operation is OperationClass.WRITE
     story.happen(later(change("/var/lib/web/temp-1.db", operation=Operation.UNLINK)))
     assert key in model.trust.inherited
+
+
+def test_an_interpreter_is_confirmed_by_how_it_was_called(story: Story) -> None:
+    """Also where the earlier model knew it whatever its arguments are; another call is new."""
+    old = story.models.all()[0]
+    shaped = later(execution("/bin/sh", argv=("sh", "/opt/job.sh")))
+    free = later(execution("/bin/python3", argv=("python3", "/opt/any.py")))
+    for event, shape in ((shaped, None), (free, ANY_ARGUMENTS)):
+        key = exec_key(event)
+        key = key if shape is None else replace(key, shape=shape)
+        old.add(key, Evidence(1, 1 + DAY_NS))
+    model = story.start(newer())
+    assert story.happen(shaped, free) == 2
+    assert not [a for a in story.recorded() if a.container_id == newer().id]
+    confirmed = {k for k, e in model.keys.items() if e.source is Source.INHERITED}
+    assert {k.shape for k in confirmed if isinstance(k, ExecKey)} == {
+        exec_key(shaped).shape, ANY_ARGUMENTS,
+    }  # fmt: skip
+    story.happen(later(execution("/bin/sh", argv=("sh", "/opt/other.sh"))))
+    learned = [k for k, e in model.keys.items() if e.source is Source.LEARNED]
+    assert len(learned) == 1
+
+
+def test_what_belongs_to_the_start_up_is_confirmed_by_a_start_up_only(story: Story) -> None:
+    """Later it is news, as it was for the earlier image; who runs by itself is carried over."""
+    old = story.models.all()[0]
+    old.mains = {Program("/bin/serve")}
+    event = later(execution("/bin/chown", "/bin/entry"))
+    old.add(exec_key(event), Evidence(1, 1 + DAY_NS, phases=Phase.STARTUP))
+    model = story.start(newer())
+    assert model.mains == old.mains
+    key = exec_key(event)
+    story.happen(later(execution("/bin/chown", "/bin/entry", flags=EventFlag.STARTUP)))
+    assert model.keys[key].source is Source.INHERITED
+    assert model.keys[key].phases == Phase.STARTUP
+    del model.keys[key]
+    model.trust.inherited[key] = Evidence(1, 1, phases=Phase.STARTUP)
+    story.pipeline.reload_model(model)
+    story.happen(event)
+    assert model.keys[key].source is Source.LEARNED
+
+
+def test_learning_takes_minutes_where_the_image_does_the_same(story: Story) -> None:
+    """One start and ten active minutes without news; more of the old than is missing."""
+    settings = LearningSettings(learn_seconds=86400, learn_min_seconds=600)
+    model = story.start(newer())
+    model.trust.checked = True
+    now_ns = 5_000 * 10**9
+
+    def moves() -> bool:
+        return next_state(model, settings, now_ns) is not None
+
+    model.runs, model.observed_seconds = 1, 600.0
+    model.incidence.starts, model.incidence.units[UNIT] = 1, 10
+    assert not moves()  # nothing was seen again
+    story.happen(
+        later(execution("/bin/serve", "")),
+        later(execution("/bin/tool")),
+        later(change("/var/lib/web/temp-77.db")),
+    )
+    assert model.unconfirmed == 1
+    move = next_state(model, settings, now_ns)
+    assert move is not None
+    assert move.state is ModelState.DRY_RUN
+    assert move.cause.startswith("2 of 3 keys of the earlier image's model were seen again, 0 are")
+    spoiled: tuple[tuple[Any, str, Any], ...] = (
+        (model.incidence, "units", [0] * len(model.incidence.units)),
+        (model.incidence, "starts", 0),
+        (model, "lost_seconds", 1.0),
+        (model.trust, "checked", False),
+    )
+    for where, name, wrong in spoiled:
+        right = getattr(where, name)
+        setattr(where, name, wrong)
+        assert not moves()
+        setattr(where, name, right)
+        assert moves()
+    story.happen(later(execution("/bin/news", time_ns=now_ns - 599 * 10**9)))
+    assert not moves()
+    now_ns += 2 * 10**9
+    assert moves()

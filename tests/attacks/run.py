@@ -1,0 +1,175 @@
+"""Attack learned services and say what Rote made of it.
+
+    scripts/attacks [--services web,app] [--only TEXT] [--mode alert|prevent|both] [--write]
+
+Ends with 1 when an attack was missed, or not prevented, though the table does not say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sensor.audits.audit import AuditType
+from tests.attacks.field import Field
+from tests.attacks.judge import Mode, Result, Verdict
+from tests.attacks.page import page
+from tests.attacks.services import SERVICES, find, import_images
+from tests.attacks.table import Attack, read_attacks
+from tests.docker.client import Docker
+from tests.docker.engine import PrivateEngine
+from tests.docker.sensor import Rote
+
+PAGE = Path(__file__).parents[2] / "docs/attacks.md"
+_BATCH = 24  # containers at a time
+
+
+def attack_all(
+    docker: Docker, url: str, attacks: Sequence[Attack], mode: Mode, settle: float
+) -> Iterator[Result]:
+    """Learn the services of some attacks, then do all of these.
+
+    Args:
+        docker: an Engine that has the images.
+        url: of the Engine, for the daemon.
+        attacks: sorted by service.
+        mode: alert or prevent.
+        settle: seconds after which a service's start-up is over.
+    """
+    services = [find(name) for name in dict.fromkeys(attack.service for attack in attacks)]
+    options = ["--runtime", f"docker={url}"]
+    if mode is Mode.PREVENT:
+        for service in services:
+            options += ["--prevent", service.recipe.reference]
+    rote = Rote(f"attacks-{mode}", options)
+    try:
+        rote.start()
+        field = Field(docker, rote, mode, settle)
+        _say(f"{mode}: learning {', '.join(service.name for service in services)}")
+        field.learn(services)
+        for name, group in itertools.groupby(attacks, key=lambda attack: attack.service):
+            _say(f"{mode}: attacking {name}")
+            of_service = list(group)
+            for first in range(0, len(of_service), _BATCH):
+                yield from field.attack(of_service[first : first + _BATCH])
+    finally:
+        docker.clean()
+        rote.remove()
+
+
+def guarantee_of(result: Result) -> str:
+    """What the host could do, as the result's audits say it; "" without audits."""
+    return next((str(audit["guarantee"]) for audit in result.audits), "")
+
+
+def main() -> int:
+    """Do it; 0 when everything is as the table says."""
+    parser = argparse.ArgumentParser(prog="scripts/attacks", description=__doc__)
+    names = [service.name for service in SERVICES]
+    parser.add_argument("--services", default=",".join(names), help="some of: %(default)s")
+    parser.add_argument("--only", default="", help="attacks whose name has this in it")
+    parser.add_argument("--mode", choices=["alert", "prevent", "both"], default="both")
+    parser.add_argument("--settle", type=float, default=default_settle(), metavar="SECONDS")
+    parser.add_argument("--write", action="store_true", help="write docs/attacks.md")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results with audits")
+    given = parser.parse_args()
+    wanted = given.services.split(",")
+    if unknown := set(wanted) - set(names):
+        parser.error(f"--services: {', '.join(sorted(unknown))}: expected {', '.join(names)}")
+    attacks = [
+        attack
+        for attack in read_attacks()
+        if attack.service in wanted and given.only in attack.row.name
+    ]
+    if not attacks:
+        parser.error(f"--only {given.only!r}: no attack has this in its name")
+    attacks.sort(key=lambda attack: names.index(attack.service))
+    if given.write and (given.only or set(wanted) != set(names) or given.mode != "both"):
+        parser.error("--write: expected all services in both modes")
+    modes = list(Mode) if given.mode == "both" else [Mode(given.mode)]
+    results: list[Result] = []
+    engine = PrivateEngine("atk")
+    try:
+        engine.start()
+        docker = Docker(engine.url)
+        import_images(docker, tuple(find(name) for name in names if name in wanted))
+        for mode in modes:
+            for result in attack_all(docker, engine.url, attacks, mode, given.settle):
+                results.append(result)
+                _say(line(result))
+    finally:
+        engine.stop()
+    if given.json:
+        given.json.write_text(json.dumps([_plain(result) for result in results], indent=1))
+    text = page(results)
+    if given.write:
+        PAGE.write_text(text)
+        _say(f"{PAGE} is written")
+    return summary(results)
+
+
+def default_settle() -> float:
+    """Long enough for start-up to be over, where this version of Rote knows that phase."""
+    return 35.0 if "startup_program" in {str(kind) for kind in AuditType} else 0.0
+
+
+def line(result: Result) -> str:
+    """One result for the terminal."""
+    told = "; ".join(dict.fromkeys(_in_short(audit) for audit in result.naming or result.audits))
+    mark = "  " if result.is_good(guarantee_of(result)) else "! "
+    return f"{mark}{result.verdict:8} {result.attack.name}  [{told[:160]}]"
+
+
+def _in_short(audit: dict[str, Any]) -> str:
+    return f"{audit['type']} {audit['program']} {audit['path']} {audit['path2']}".strip()
+
+
+def summary(results: Sequence[Result]) -> int:
+    """Say what is not as the table says; the exit code."""
+    bad = [result for result in results if not result.is_good(guarantee_of(result))]
+    for result in bad:
+        wanted = result.attack.expected
+        _say(
+            f"NOT AS EXPECTED ({result.mode}, {wanted}): {line(result)}\n    {result.said[:300]!r}"
+        )
+    for result in results:
+        if result.is_better:
+            _say(f"better than the table says ({result.mode}): {line(result)}")
+    false = [audit for result in results for audit in result.before]
+    for text in sorted({_in_short(audit) for audit in false}):
+        _say(f"false alarm in normal use: {text}")
+    missed = sum(result.verdict is Verdict.MISSED for result in results)
+    _say(
+        f"{len(results)} attacks done, {missed} missed, {len(bad)} not as the table says, "
+        f"{len(false)} false alarms"
+    )
+    return 1 if bad else 0
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    return {
+        "name": result.attack.name,
+        "mode": str(result.mode),
+        "verdict": str(result.verdict),
+        "expected": str(result.attack.expected),
+        "said": result.said[-2000:],
+        "effect": result.effect,
+        "answers": result.answers,
+        "audits": result.audits,
+        "before": result.before,
+    }
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{time.strftime('%T')} {text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -79,15 +79,28 @@ class Field:
                 pool.map(lambda attack: self._start(service, attack.row.options), attacks)
             )
         try:
-            self._each([(service, container) for container in containers], self._use_a_little)
-            if self._mode is Mode.PREVENT:
-                self._wait_for_prevention(containers)
+            with ThreadPoolExecutor(max_workers=3) as pool:
+                ready = list(pool.map(lambda one: self._is_ready(service, one), containers))
             time.sleep(self._settle)
-            for attack, container in zip(attacks, containers, strict=True):
-                yield self._do(service, attack, container)
+            for attack, container, why_not in zip(attacks, containers, ready, strict=True):
+                if why_not:
+                    audits = self._audits(container)
+                    yield Result(attack, self._mode, why_not, before=audits, started=False)
+                else:
+                    yield self._do(service, attack, container)
         finally:
             for container in containers:
                 container.remove()
+
+    def _is_ready(self, service: Service, container: Running) -> str:
+        """Wait until a service answers; why it does not, or empty."""
+        try:
+            self._use_a_little(service, container)
+            if self._mode is Mode.PREVENT:
+                self._wait_for_prevention(container)
+        except (AssertionError, TimeoutError) as error:
+            return f"the service did not start: {error}"
+        return ""
 
     def _do(self, service: Service, attack: Attack, container: Running) -> Result:
         row = attack.row
@@ -106,17 +119,20 @@ class Field:
             return bool(result.naming)
 
         result.said = self._enter(service, attack, container)
-        _until(look, TOLD_SECONDS)
-        _until(lambda: _effect(result, container), self._patience(result))
+        told = _until(lambda: look() and self._is_over(result, container), TOLD_SECONDS)
+        if not told and not self._is_over(result, container):
+            # Done in the background, and later than the answer: the two seconds begin with it.
+            _until(lambda: self._is_over(result, container), _EFFECT_SECONDS)
+            _until(look, TOLD_SECONDS)
         result.effect = _effect(result, container)
-        look_again = TOLD_SECONDS if result.effect and not result.naming else 0.0
-        _until(look, look_again)
         result.answers = self._answers(service, container)
         return result
 
-    def _patience(self, result: Result) -> float:
-        """How long the effect may take; under prevention, what was refused has had its time."""
-        return 0.0 if self._mode is Mode.PREVENT and result.audits else _EFFECT_SECONDS
+    def _is_over(self, result: Result, container: Running) -> bool:
+        """Whether the attack had its effect, or will not have it."""
+        if result.attack.row.attempt or (self._mode is Mode.PREVENT and result.audits):
+            return True
+        return _effect(result, container)
 
     def _enter(self, service: Service, attack: Attack, container: Running) -> str:
         row = attack.row
@@ -200,10 +216,9 @@ class Field:
         )
         return said
 
-    def _wait_for_prevention(self, containers: Sequence[Running]) -> None:
-        ids = {container.id for container in containers}
+    def _wait_for_prevention(self, container: Running) -> None:
         self._rote.wait_for(
-            lambda: ids <= {key for key, row in self._watched().items() if row["prevented"]},
+            lambda: self._watched().get(container.id, {}).get("prevented"),
             seconds=30,
             what="prevention",
         )

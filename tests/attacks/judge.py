@@ -31,7 +31,9 @@ class Verdict(enum.StrEnum):
     KILLED = "killed"  # no effect, by the end of who tried; the service goes on
     DOWN = "down"  # no effect, and no service any more
     MISSED = "missed"  # nobody was told
-    BROKEN = "broken"  # it does not work without Rote either: the attack proves nothing
+    BROKEN = (
+        "broken"  # it proves nothing: it works nowhere, or the service did not start
+    )
 
 
 _PREVENTED = (Verdict.REFUSED, Verdict.KILLED)
@@ -54,8 +56,8 @@ class Result:
     effect: bool = False  # it had it
     answers: bool = True  # the service does, afterwards
     audits: list[dict[str, Any]] = field(default_factory=list)  # since the attack began
-    seconds: float = 0.0  # from the violation to the first audit that names it
     before: list[dict[str, Any]] = field(default_factory=list)  # audits of normal use: false ones
+    started: bool = True  # the service answered before the attack
 
     @property
     def naming(self) -> list[dict[str, Any]]:
@@ -66,6 +68,8 @@ class Result:
     def verdict(self) -> Verdict:
         """What is to be called what happened."""
         row = self.attack.row
+        if not self.started:
+            return Verdict.BROKEN
         if self.mode is Mode.ALERT:
             if not row.attempt and not self.effect:
                 return Verdict.BROKEN

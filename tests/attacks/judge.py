@@ -31,9 +31,7 @@ class Verdict(enum.StrEnum):
     KILLED = "killed"  # no effect, by the end of who tried; the service goes on
     DOWN = "down"  # no effect, and no service any more
     MISSED = "missed"  # nobody was told
-    BROKEN = (
-        "broken"  # it proves nothing: it works nowhere, or the service did not start
-    )
+    BROKEN = "broken"  # it proves nothing: it works nowhere, or the service did not start
 
 
 _PREVENTED = (Verdict.REFUSED, Verdict.KILLED)
@@ -132,6 +130,7 @@ def has_effect(effect: Effect, said: str, container: Running) -> bool:
         and (not effect.exists or files.status(effect.exists) is not None)
         and (not effect.gone or files.status(effect.gone) is None)
         and all(text in files.text(path) for path, text in effect.contains.items())
+        and not any(text in files.text(path) for path, text in effect.lacks.items())
         and (not effect.empty or files.size(effect.empty) == 0)
         and all(files.mode(path) & int(bits, 8) for path, bits in effect.mode.items())
         and all(files.modified(path) == when for path, when in effect.modified.items())

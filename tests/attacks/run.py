@@ -2,6 +2,8 @@
 
     scripts/attacks [--services web,app] [--only TEXT] [--mode alert|prevent|both] [--write]
 
+Results are kept below .cache/attacks, so that services can be attacked one after another and
+``--write`` makes one page of all.
 Ends with 1 when an attack was missed, or not prevented, though the table does not say so.
 """
 
@@ -9,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 from sensor.audits.audit import AuditType
 from tests.attacks.field import Field
 from tests.attacks.judge import Mode, Result, Verdict
+from tests.attacks.kept import keep, kept
 from tests.attacks.page import page
 from tests.attacks.services import SERVICES, find, import_images
 from tests.attacks.table import Attack, read_attacks
@@ -76,42 +78,63 @@ def main() -> int:
     parser.add_argument("--only", default="", help="attacks whose name has this in it")
     parser.add_argument("--mode", choices=["alert", "prevent", "both"], default="both")
     parser.add_argument("--settle", type=float, default=default_settle(), metavar="SECONDS")
+    parser.add_argument("--kept", action="store_true", help="no attacks: what was kept of earlier")
     parser.add_argument("--write", action="store_true", help="write docs/attacks.md")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results with audits")
     given = parser.parse_args()
     wanted = given.services.split(",")
     if unknown := set(wanted) - set(names):
         parser.error(f"--services: {', '.join(sorted(unknown))}: expected {', '.join(names)}")
+    table = sorted(read_attacks(), key=lambda attack: names.index(attack.service))
     attacks = [
-        attack
-        for attack in read_attacks()
-        if attack.service in wanted and given.only in attack.row.name
+        attack for attack in table if attack.service in wanted and given.only in attack.row.name
     ]
     if not attacks:
         parser.error(f"--only {given.only!r}: no attack has this in its name")
-    attacks.sort(key=lambda attack: names.index(attack.service))
-    if given.write and (given.only or set(wanted) != set(names) or given.mode != "both"):
-        parser.error("--write: expected all services in both modes")
     modes = list(Mode) if given.mode == "both" else [Mode(given.mode)]
+    if given.kept:
+        results = [result for result in kept(attacks) if result.mode in modes]
+    else:
+        results = _run(attacks, modes, given.settle)
+    if given.write:
+        PAGE.write_text(_whole_page(table))
+        _say(f"{PAGE} is written")
+    return summary(results)
+
+
+def _run(attacks: Sequence[Attack], modes: Sequence[Mode], settle: float) -> list[Result]:
+    """Do the attacks in an Engine of this run's own."""
     results: list[Result] = []
     engine = PrivateEngine("atk")
     try:
         engine.start()
         docker = Docker(engine.url)
-        import_images(docker, tuple(find(name) for name in names if name in wanted))
+        services = dict.fromkeys(attack.service for attack in attacks)
+        import_images(docker, tuple(find(name) for name in services))
         for mode in modes:
-            for result in attack_all(docker, engine.url, attacks, mode, given.settle):
+            for result in attack_all(docker, engine.url, attacks, mode, settle):
                 results.append(result)
                 _say(line(result))
+                keep([result])
     finally:
         engine.stop()
-    if given.json:
-        given.json.write_text(json.dumps([_plain(result) for result in results], indent=1))
-    text = page(results)
-    if given.write:
-        PAGE.write_text(text)
-        _say(f"{PAGE} is written")
-    return summary(results)
+    return results
+
+
+def _whole_page(table: Sequence[Attack]) -> str:
+    """The page over all that was kept.
+
+    Raises:
+        SystemExit: some attacks were never done in one of the modes; names the first.
+    """
+    results = kept(table)
+    done = {(result.attack.name, result.mode) for result in results}
+    for attack, mode in itertools.product(table, Mode):
+        if (attack.name, mode) not in done:
+            raise SystemExit(
+                f"attacks: {attack.name}: not done in mode {mode}; expected results of all: "
+                f"scripts/attacks --services {attack.service}"
+            )
+    return page(results)
 
 
 def default_settle() -> float:
@@ -150,20 +173,6 @@ def summary(results: Sequence[Result]) -> int:
         f"{len(false)} false alarms"
     )
     return 1 if bad else 0
-
-
-def _plain(result: Result) -> dict[str, Any]:
-    return {
-        "name": result.attack.name,
-        "mode": str(result.mode),
-        "verdict": str(result.verdict),
-        "expected": str(result.attack.expected),
-        "said": result.said[-2000:],
-        "effect": result.effect,
-        "answers": result.answers,
-        "audits": result.audits,
-        "before": result.before,
-    }
 
 
 def _say(text: str) -> None:

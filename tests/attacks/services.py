@@ -85,7 +85,7 @@ APP = Service(
     at=http://$HOST:8080
     for i in 1 2 3; do curl -sf $at/; done
     for name in {_PICTURES}; do
-        head -c 2000 /dev/urandom | curl -sf -T - "$at/upload?name=$name.jpg"
+        head -c 2000 /dev/urandom | curl -sf -X PUT --data-binary @- "$at/upload?name=$name.jpg"
         curl -sf "$at/thumbnail?name=$name.jpg"
     done
     rm -rf /tmp/many && mkdir /tmp/many && cd /tmp/many
@@ -113,8 +113,8 @@ POSTGRES = Service(
     ready=f"{_PSQL} -c 'SELECT 1'",
     load=f"""
     export PATH="$(echo /usr/lib/postgresql/*/bin):$PATH"
-    pgbench -q -i -s 1 -h $HOST -U postgres
-    pgbench -n -c 2 -T 2 -h $HOST -U postgres
+    pgbench -q -i -s 1 -h $HOST -U postgres postgres
+    pgbench -n -c 2 -T 2 -h $HOST -U postgres postgres
     for i in 1 2 3; do
         {_PSQL} -c "COPY pgbench_branches TO '/var/lib/postgresql/export/report-20260$i.csv'" \\
             -c "SET work_mem='64kB'" -c "CREATE TABLE c$i AS SELECT * FROM pgbench_accounts" \\
@@ -126,7 +126,7 @@ POSTGRES = Service(
     entries={
         "sql": f'{_PSQL} -c "$ATTACK"',
         "program": f"""{_PSQL} -v "run=$ATTACK" <<<"
-            CREATE TEMP TABLE said (line text); COPY said FROM PROGRAM :'run'; TABLE said" """,
+            CREATE TABLE said (line text); COPY said FROM PROGRAM :'run'; TABLE said" """,
     },
 )
 REDIS = Service(

@@ -73,6 +73,7 @@ class Effect(_Strict):
     exists: str = ""  # there is something at this path
     gone: str = ""  # there is nothing at this path
     contains: dict[str, str] = Field(default_factory=dict)  # path → text in the file
+    lacks: dict[str, str] = Field(default_factory=dict)  # path → text that is not in the file
     empty: str = ""  # the file at this path has no content
     mode: dict[str, str] = Field(default_factory=dict)  # path → bits that are set, octal
     modified: dict[str, int] = Field(default_factory=dict)  # path → its time, epoch seconds
@@ -97,7 +98,7 @@ class Row(_Strict):
     attempt: str = ""  # why it has no effect without Rote either
     expected: Expected
     needs: Need | None = None
-    miss: str = ""  # why it is missed
+    miss: str = ""  # why it is missed; beside another expectation: why it still is
     options: list[str] = Field(default_factory=list)  # for docker run
     plants: dict[str, str] = Field(default_factory=dict)  # path → content that lies there already
     places: list[str] = Field(default_factory=list)
@@ -122,10 +123,8 @@ class Attack:
 
     @property
     def expected(self) -> Expected:
-        """What should become of it with this version of Rote."""
-        if self.row.needs is not None and not self.row.needs.is_met:
-            return Expected.MISSED
-        return self.row.expected
+        """What becomes of it with this version of Rote, as far as the table knows."""
+        return Expected.MISSED if self.why_missed else self.row.expected
 
     @property
     def why_missed(self) -> str:
@@ -182,8 +181,8 @@ def _check(document: Document, service: str, index: int, row: Row) -> None:
         raise complain("command", "several lines; a job is one line")
     if row.effect.is_empty == (not row.attempt):
         raise complain("effect", "expected either an effect, or an attempt that says why not")
-    if (row.expected is Expected.MISSED) != bool(row.miss):
-        raise complain("miss", "expected an explanation for what is missed, and for nothing else")
+    if row.expected is Expected.MISSED and not row.miss:
+        raise complain("miss", "expected an explanation of what is missed")
     if row.needs is not None and row.expected is Expected.MISSED:
         raise complain("needs", "missed all the same; expected needs only where they help")
     if bool(row.places) != ("{place}" in row.name):

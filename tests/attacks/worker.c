@@ -49,7 +49,7 @@ static void answer(int connection)
 int main(void)
 {
 	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(9000) };
-	int one = 1, listening = socket(AF_INET, SOCK_STREAM, 0);
+	int one = 1, listening = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	setsockopt(listening, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
@@ -60,7 +60,7 @@ int main(void)
 	}
 	signal(SIGCHLD, SIG_IGN);
 	for (;;) {
-		int connection = accept(listening, NULL, NULL);
+		int connection = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
 
 		if (connection < 0)
 			continue;

@@ -11,6 +11,7 @@ import pytest
 
 from sensor.errors import YamlFileError
 from tests.attacks.judge import Mode, Result, Verdict, names
+from tests.attacks.kept import keep, kept
 from tests.attacks.page import page
 from tests.attacks.table import Attack, Effect, Expected, Kind, Row, read_attacks
 
@@ -75,7 +76,6 @@ def test_places_make_one_attack_each(tmp_path: Path) -> None:
         ("technique: T1", r"attacks\[0\]\.technique"),
         ("kind: magic", r"attacks\[0\]\.kind"),
         ("expected: missed", r"attacks\[0\]\.miss: expected an explanation"),
-        ("miss: because", r"attacks\[0\]\.miss: expected an explanation"),
         ("attempt: it never works", r"expected either an effect, or an attempt"),
         ("effect: {mode: {/x: rws}}", r"octal"),
         ("places: [/tmp]", r"expected places and \{place\}"),
@@ -157,6 +157,27 @@ def test_where_hooks_deny_being_seen_is_not_enough() -> None:
     seen = _result(Mode.PREVENT, _audit(), effect=True, expected="seen")
     assert seen.is_good("kill")
     assert not seen.is_good("deny")
+
+
+def test_what_is_done_again_takes_the_place_of_what_was_kept(tmp_path: Path) -> None:
+    """Results come back as they were; attacks that the table no longer has do not."""
+    first = _result(Mode.ALERT, _audit(), effect=True)
+    other = _result(Mode.ALERT, effect=True, name="another one")
+    keep([first, other], tmp_path)
+    again = _result(Mode.ALERT, effect=True)
+    again.said = "something else"
+    keep([again], tmp_path)
+    assert kept([first.attack, other.attack], tmp_path) == [again, other]
+    assert kept([other.attack], tmp_path) == [other]
+
+
+def test_a_gap_is_no_failure_and_its_end_is_said() -> None:
+    """A row may say what should be and why it is not yet."""
+    gap = {"expected": "prevented", "miss": "not yet"}
+    assert _result(Mode.ALERT, effect=True, **gap).is_good("kill")
+    closed = _result(Mode.ALERT, _audit(), effect=True, **gap)
+    assert closed.is_good("kill")
+    assert closed.is_better
 
 
 def test_the_page_explains_every_miss() -> None:

@@ -7,9 +7,11 @@ another and start-up is over when it comes.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,17 @@ _READY_SECONDS = 60
 _LOAD_SECONDS = 180
 _ATTACK_SECONDS = 40
 _ANSWER_SECONDS = 15.0
+_STARTS = 4  # of a service that is refused something while it starts
+_AT_ONCE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A container for one attack."""
+
+    container: Running
+    false: list[dict[str, Any]]  # audits of starts before, which failed
+    why_not: str  # it does not answer, or empty
 
 
 class Field:
@@ -48,6 +61,7 @@ class Field:
         self._mode = mode
         self._settle = settle
         self._client: Running | None = None
+        self._lock = threading.Lock()
         self._control = Client(rote.run_dir / "control.sock")
 
     def learn(self, services: Sequence[Service]) -> None:
@@ -58,6 +72,8 @@ class Field:
         """
         for _ in range(2):
             containers = [(service, self._start(service)) for service in services]
+            for _, container in containers:
+                self._wait_until_watched(container)
             self._each(containers, self._use)
             time.sleep(self._settle)
             self._each(containers, self._use)
@@ -74,27 +90,40 @@ class Field:
     def attack(self, attacks: Sequence[Attack]) -> Iterable[Result]:
         """Do some attacks on one service, each in a container of its own."""
         service = find(attacks[0].service)
-        with ThreadPoolExecutor(max_workers=3) as pool:
-            containers = list(
-                pool.map(lambda attack: self._start(service, attack.row.options), attacks)
-            )
+        started: list[_Started] = []
         try:
-            with ThreadPoolExecutor(max_workers=3) as pool:
-                ready = list(pool.map(lambda one: self._is_ready(service, one), containers))
+            with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+                started.extend(
+                    pool.map(lambda one: self._start_ready(service, one.row.options), attacks)
+                )
             time.sleep(self._settle)
-            for attack, container, why_not in zip(attacks, containers, ready, strict=True):
-                if why_not:
-                    audits = self._audits(container)
-                    yield Result(attack, self._mode, why_not, before=audits, started=False)
+            for attack, one in zip(attacks, started, strict=True):
+                if one.why_not:
+                    yield Result(attack, self._mode, one.why_not, before=one.false, started=False)
                 else:
-                    yield self._do(service, attack, container)
+                    yield self._do(service, attack, one)
         finally:
-            for container in containers:
-                container.remove()
+            for one in started:
+                one.container.remove()
 
-    def _is_ready(self, service: Service, container: Running) -> str:
-        """Wait until a service answers; why it does not, or empty."""
+    def _start_ready(self, service: Service, options: Sequence[str]) -> _Started:
+        """A container whose service answers.
+
+        Normal starts that were refused are false alarms; then another one is tried.
+        """
+        false: list[dict[str, Any]] = []
+        for left in reversed(range(_STARTS)):
+            container = self._start(service, options)
+            why_not = self._why_not_ready(service, container)
+            if not why_not or not left:
+                return _Started(container, false, why_not)
+            false += self._audits(container)
+            container.remove()
+        raise AssertionError("unreachable: the last start is given back whatever became of it")
+
+    def _why_not_ready(self, service: Service, container: Running) -> str:
         try:
+            self._wait_until_watched(container)
             self._use_a_little(service, container)
             if self._mode is Mode.PREVENT:
                 self._wait_for_prevention(container)
@@ -102,13 +131,14 @@ class Field:
             return f"the service did not start: {error}"
         return ""
 
-    def _do(self, service: Service, attack: Attack, container: Running) -> Result:
-        row = attack.row
+    def _do(self, service: Service, attack: Attack, one: _Started) -> Result:
+        row, container = attack.row, one.container
         result = Result(attack, self._mode)
         for path, content in row.plants.items():
             _plant(Path(f"/proc/{container.pid}/root"), path, content)
-        result.before = self._audits(container)
-        counts = {audit["id"]: audit["count"] for audit in result.before}
+        earlier = self._audits(container)
+        result.before = [*one.false, *earlier]
+        counts = {audit["id"]: audit["count"] for audit in earlier}
 
         def look() -> bool:
             result.audits = [
@@ -157,13 +187,14 @@ class Field:
         return _until(answers, _ANSWER_SECONDS)
 
     def _start(self, service: Service, options: Sequence[str] = ()) -> Running:
-        container = self._docker.run(
+        return self._docker.run(
             service.recipe.reference, options=(*service.recipe.options, *options)
         )
+
+    def _wait_until_watched(self, container: Running) -> None:
         self._rote.wait_for(
             lambda: container.id in self._watched(), seconds=30, what=container.name
         )
-        return container
 
     def _each(
         self,
@@ -192,18 +223,27 @@ class Field:
             wait_for(jobs.is_fifo, seconds=seconds, what="the worker")
             _job(container, service.ready)
             return
-        self._from_client(
-            f"for i in $(seq {int(seconds / 0.2)}); do\n"
-            f"if {service.ready} >/dev/null 2>&1; then exit 0; fi; sleep 0.2; done; exit 1",
-            container,
-        )
+
+        def answers() -> bool:
+            assert container.inspect()["State"]["Running"], container.logs()[-500:]
+            return self._try_from_client(f"exec >/dev/null 2>&1; {service.ready}", container)
+
+        wait_for(answers, seconds=seconds, what=f"{service.name} to answer")
+
+    def _try_from_client(self, script: str, container: Running) -> bool:
+        try:
+            self._from_client(script, container)
+        except AssertionError:
+            return False
+        return True
 
     def _from_client(
         self, script: str, container: Running, *, attack: str = "", check: bool = True
     ) -> str:
         """Run a script in the client's container; what it said."""
-        if self._client is None:
-            self._client = self._docker.run(CLIENT.reference)
+        with self._lock:
+            if self._client is None:
+                self._client = self._docker.run(CLIENT.reference)
         answer = self._docker.complete(
             *("exec", "--env", f"HOST={_address(container)}", "--env", f"ATTACK={attack}"),
             *(self._client.id, "timeout", str(_LOAD_SECONDS), "bash", "-c", script),

@@ -14,7 +14,8 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sensor.demo.busybox import root_archive
@@ -126,6 +127,19 @@ LOAD = Recipe("load", ('CMD ["true"]',))
 RECIPES = (NGINX, REDIS, POSTGRES, LOAD)
 
 
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A root file system that several images are made of."""
+
+    packages: Sequence[str]
+    files: Mapping[str, str] = field(default_factory=dict)  # there before packages are installed
+    commands: Sequence[str] = ()  # shell, with the root as $1, when all is installed
+    name: str = "services"  # of its archive in the cache
+
+
+BASE = Root(PACKAGES, _FILES, ('mkdir -p "$1"/data && chroot "$1" chown redis /data',))
+
+
 def cache_folder() -> Path:
     """Where built roots are kept between runs; outside of the repository."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "/var/cache", "rote-tests")
@@ -153,42 +167,63 @@ def busybox_root() -> bytes:
 
 def import_services(docker: Docker) -> None:
     """All images of ``RECIPES``. The first time on a machine this builds the common root."""
-    key = root_key()
-    base = f"rote-test/base:{key}"
-    if not docker.has_image(base):
-        archive = build_root(key)
-        docker("import", str(archive), base, timeout=300)
+    base = import_root(docker, BASE)
     for recipe in RECIPES:
-        if docker.has_image(recipe.reference):
-            docker("rmi", "--force", recipe.reference)
-        scratch = docker("create", base, "true")
-        try:
-            changes = [word for change in recipe.changes for word in ("--change", change)]
-            docker("commit", *changes, scratch, recipe.reference, timeout=120)
-        finally:
-            docker("rm", scratch)
+        commit(docker, base, recipe)
 
 
-def root_key() -> str:
-    """16 hex digits over everything that decides what the common root holds."""
+def import_root(docker: Docker, root: Root) -> str:
+    """An image of a root as it is; its name. The first time on a machine this builds the root."""
+    key = root_key(root)
+    base = f"rote-test/{root.name}-root:{key}"
+    if not docker.has_image(base):
+        docker("import", str(build_root(key, root)), base, timeout=300)
+    return base
+
+
+def commit(docker: Docker, base: str, recipe: Recipe, files: bytes = b"") -> None:
+    """Make the image of one service out of a root, anew.
+
+    Args:
+        docker: the Engine.
+        base: name of the root's image.
+        recipe: what becomes of it.
+        files: a tar archive that is unpacked over the root.
+    """
+    if docker.has_image(recipe.reference):
+        docker("rmi", "--force", recipe.reference)
+    scratch = docker("create", base, "true")
+    try:
+        if files:
+            docker("cp", "-", f"{scratch}:/", stdin=files)
+        changes = [word for change in recipe.changes for word in ("--change", change)]
+        docker("commit", *changes, scratch, recipe.reference, timeout=120)
+    finally:
+        docker("rm", scratch)
+
+
+def root_key(root: Root) -> str:
+    """16 hex digits over everything that decides what a root holds."""
     digest = hashlib.sha256()
-    for part in (*PACKAGES, *_mirrors(), *(f"{name}\0{text}" for name, text in _FILES.items())):
+    files = (f"{name}\0{text}" for name, text in root.files.items())
+    for part in (*root.packages, *_mirrors(), *files, *root.commands):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def build_root(key: str) -> Path:
-    """The tar archive of the common root, from the cache where it is there already.
+def build_root(key: str, root: Root) -> Path:
+    """The tar archive of a root, from the cache where it is there already.
 
     Raises:
         EngineError: mmdebstrap is missing or failed; quotes its last words.
     """
-    archive = cache_folder() / f"services-{key}.tar"
+    archive = cache_folder() / f"{root.name}-{key}.tar"
     if archive.exists():
         return archive
     with tempfile.TemporaryDirectory(prefix="rote-root-", dir=archive.parent) as scratch:
         overlay = Path(scratch, "files")
-        for name, text in _FILES.items():
+        overlay.mkdir()
+        for name, text in root.files.items():
             path = overlay / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
@@ -201,7 +236,7 @@ def build_root(key: str) -> Path:
                 program("mmdebstrap"),
                 "--variant=apt",
                 "--mode=root",
-                f"--include={','.join(PACKAGES)}",
+                f"--include={','.join(root.packages)}",
                 f"--aptopt={acquire}",
                 '--aptopt=APT::Install-Recommends "false"',
                 '--aptopt=APT::Sandbox::User "root"',
@@ -211,7 +246,7 @@ def build_root(key: str) -> Path:
                     for folder in ("doc", "info", "locale", "man")
                 ),
                 f'--essential-hook=cp -R {shlex.quote(str(overlay))}/. "$1"/',
-                '--customize-hook=mkdir -p "$1"/data && chroot "$1" chown redis /data',
+                *(f"--customize-hook={command}" for command in root.commands),
                 '--customize-hook=rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/*',
                 _release()["VERSION_CODENAME"],
                 str(unfinished),

@@ -127,6 +127,10 @@ class Model:
         """Whether the model knows this change of an absolute path by this program."""
         return (program, operation) in self._writes.lookup(path)
 
+    def changers(self, path: str) -> frozenset[tuple[Program, int]]:
+        """Who may change an absolute path, and how: each program with a kind of change."""
+        return self._writes.lookup(path)
+
     def judge(self, event: Event) -> Judgement:
         """Whether the model knows what happened, and what it would learn from it."""
         if event.kind is EventKind.EXEC:

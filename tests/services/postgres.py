@@ -40,10 +40,14 @@ psql -v ON_ERROR_STOP=1 \\
 	-c 'SELECT max(n) FROM (SELECT row_number() OVER (ORDER BY filler) n FROM pgbench_accounts)s' \\
 	-c 'CREATE TABLE copies AS SELECT * FROM pgbench_accounts' -c 'CREATE INDEX ON copies (bid)' \\
 	-c 'VACUUM FULL copies' -c 'DROP TABLE copies' -c 'SELECT pg_switch_wal()' -c CHECKPOINT \\
+	-c 'CREATE UNLOGGED TABLE quick (n int)' -c 'DROP TABLE quick' \\
+	-c 'CREATE TEMP TABLE mine (n int)' -c 'INSERT INTO mine SELECT generate_series(1, 9)' \\
 	-c 'SELECT pg_rotate_logfile()'
+createdb other
+dropdb other
 """
 
-# Other statements, another size, temporary tables, a database that comes and goes.
+# Other statements, sizes and orders; unlogged and temporary tables throughout.
 _JUDGE = f"""{_READY}
 pgbench -q -i -s 3 --unlogged-tables
 pgbench -n -c 8 -j 2 -T 3 -S

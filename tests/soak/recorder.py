@@ -1,0 +1,81 @@
+"""A daemon to which nothing is ever known, and which keeps what the kernel reports.
+
+    python -m tests.soak.recorder OPTIONS-OF-ROTE… FILE
+
+The real daemon on the real kernel side, but executions and writes that it learns do not go back
+into the kernel, so all come again. The first of each kind is kept: kind, operation, acting program,
+object, origin, actor.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from sensor.config import Settings
+from sensor.daemon import serve
+from sensor.errors import RoteError
+from sensor.events import Event, EventKind
+from sensor.kernel.live import KernelSettings, LiveKernel
+from sensor.kernel.port import ExecEntry, NameEntry, WriteEntry
+from sensor.testing import save_events
+
+_RECORDED: dict[tuple[object, ...], Event] = {}
+_MANY = 200_000
+
+
+class RecordingKernel(LiveKernel):
+    """The live kernel side, whose tables of knowledge stay empty."""
+
+    def put_exec(self, entries: Iterable[ExecEntry]) -> None:
+        """Nothing becomes known."""
+
+    def put_write(self, entries: Iterable[WriteEntry]) -> None:
+        """Nothing becomes known."""
+
+    def put_names(self, entries: Iterable[NameEntry]) -> None:
+        """Nothing becomes known."""
+
+    def read_events(self, limit: int = 4096) -> list[Event]:
+        """As ever; the first of each is kept."""
+        events = super().read_events(limit)
+        for event in events:
+            if event.kind in (EventKind.EXEC, EventKind.FILE) and len(_RECORDED) < _MANY:
+                _RECORDED.setdefault(_what(event), replace(event))
+        return events
+
+
+def _what(event: Event) -> tuple[object, ...]:
+    return (
+        event.cgroup_id, event.kind, event.operation, event.program, event.applet,
+        event.program_applet, event.path, event.path2, event.origin, event.actor, event.walk_end,
+    )  # fmt: skip
+
+
+def _open(settings: KernelSettings) -> LiveKernel:
+    return RecordingKernel.open(settings)
+
+
+def main(state: str, run: str, pins: str, runtime: str, file: str) -> int:
+    """Run until SIGTERM, then write the file."""
+    settings = Settings(
+        state_dir=Path(state),
+        run_dir=Path(run),
+        bpf_dir=Path(pins),
+        runtimes=(runtime,),
+        ring_size=64 << 20,
+        quiet=True,
+    )
+    try:
+        serve(settings, kernel=_open)
+    except RoteError as error:
+        sys.stderr.write(f"recorder: {error}\n")
+        return 1
+    save_events(Path(file), _RECORDED.values())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -83,6 +83,8 @@ enum rote_detection {
 	DETECTION_UNKNOWN_WRITE = 8,
 	DETECTION_PROTECTED_WRITE = 9,
 	DETECTION_DENIED_PATH = 10,
+	DETECTION_STARTUP_PROGRAM = 11,
+	DETECTION_UNKNOWN_ARGUMENTS = 12,
 };
 
 enum rote_origin {
@@ -127,6 +129,8 @@ enum rote_event_flag {
 	EVENT_FLAG_LEFTOVER = 4096,
 	EVENT_FLAG_MAPPED = 8192,
 	EVENT_FLAG_REPORTED = 16384, /* EXEC: known, told because a rule looks at its arguments */
+	EVENT_FLAG_STARTUP = 32768, /* EXEC: while the container's service was starting up */
+	EVENT_FLAG_SHIPPED = 65536, /* FILE: one of the objects came with the image */
 };
 
 enum rote_label_kind {
@@ -135,6 +139,10 @@ enum rote_label_kind {
 	LABEL_KIND_ANY = 2,
 	LABEL_KIND_APPLET = 3,
 	LABEL_KIND_NAME = 4, /* from a model's root: a program's name, wherever it lies */
+	/* Of last components only, beside what the others say: */
+	LABEL_KIND_TEMPORARY = 5, /* the label and six letters or digits, as mkstemp makes names */
+	LABEL_KIND_EXTENSION = 6, /* any name with this extension */
+	LABEL_KIND_DATA = 7, /* any name but that of code */
 };
 
 enum rote_node_flag {
@@ -142,6 +150,7 @@ enum rote_node_flag {
 	NODE_FLAG_HAS_ANY = 2,
 	NODE_FLAG_MULTICALL = 4,
 	NODE_FLAG_SUBTREE = 8,
+	NODE_FLAG_HAS_LAST = 16, /* an edge of a kind for last components */
 };
 
 enum rote_container_flag {
@@ -208,6 +217,7 @@ enum rote_config_key {
 	CONFIG_RENAME_LOCK = 4, /* address of the kernel's rename_lock; 0: places are not cached */
 	CONFIG_MOUNT_LOCK = 5,
 	CONFIG_GENERATION = 6, /* changes with the path trie */
+	CONFIG_STARTUP = 7, /* ns without a new execution that end start-up; 0: it never ends */
 	CONFIG_KEYS = 8,
 };
 
@@ -279,6 +289,8 @@ struct rote_container {
 	u32 prevent; /* bit of each detection that is refused */
 	u32 ignored; /* bit of each detection that is not told */
 	u32 pad;
+	u64 startup_began; /* CLOCK_MONOTONIC, ns */
+	u64 startup_until; /* 0: nothing was executed yet */
 };
 
 /* Key of the map of containers that are expected. */
@@ -330,6 +342,16 @@ enum rote_exec_value {
 	EXEC_REPORT = 3, /* known, but told: a rule looks at the arguments */
 };
 
+enum rote_exec_flag {
+	EXEC_FLAG_STARTUP = 1, /* known only while the service starts up */
+};
+
+/* Since user space asked last. */
+enum rote_seen {
+	SEEN_STARTUP = 1,
+	SEEN_STEADY = 2,
+};
+
 struct rote_exec_key {
 	u32 model;
 	u32 parent;
@@ -338,14 +360,21 @@ struct rote_exec_key {
 	u32 actor;
 };
 
+struct rote_exec_known {
+	u32 value; /* enum rote_exec_value */
+	u32 flags;
+	u32 seen;
+};
+
 struct rote_write_key {
 	u32 node;
 	u32 program;
 };
 
-/* operations: low half for the node itself, high half for everything below it. */
+/* operations and seen: low half for the node itself, high half for everything below it. */
 struct rote_write_value {
 	u32 operations;
+	u32 seen; /* of these, since user space asked last */
 };
 
 struct rote_name_key {
@@ -419,7 +448,7 @@ struct rote_selftest {
 _Static_assert(sizeof(struct rote_event_header) == 24, "event_header");
 _Static_assert(sizeof(struct rote_event) == 168, "event");
 _Static_assert(sizeof(struct rote_task_stamp) == 24, "task_stamp");
-_Static_assert(sizeof(struct rote_container) == 56, "container");
+_Static_assert(sizeof(struct rote_container) == 72, "container");
 _Static_assert(sizeof(struct rote_counters) == 104, "counters");
 _Static_assert(sizeof(struct rote_edge_key) == 264, "edge_key");
 _Static_assert(sizeof(struct rote_short_edge_key) == 32, "short_edge_key");

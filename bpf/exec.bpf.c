@@ -101,11 +101,51 @@ static __always_inline u64 exec_id(void)
 	return (bpf_ktime_get_ns() << 8 | (bpf_get_smp_processor_id() & 0xff)) & ~EXEC_IDS_MADE_UP;
 }
 
-static __always_inline u32 exec_value(struct rote_exec_key *key)
-{
-	u32 *value = exec_keys.lookup(key);
+#define STARTUP_LONGEST 20 /* in pauses */
 
-	return value ? *value : 0;
+/*
+ * A service starts up from its first program on, for as long as no pause of CONFIG_STARTUP lies
+ * between executions that are new, or known of the start-up only. Of a container that ran before
+ * us it is over.
+ */
+static __always_inline void startup_begin(struct rote_scratch *s, struct rote_container *c,
+					  struct rote_task_stamp *stamp)
+{
+	u32 is_newcomer = !stamp || (stamp->exec_id & EXEC_IDS_MADE_UP) == EXEC_ID_ENTERED;
+	u64 pause = config_value(CONFIG_STARTUP);
+	u64 now = bpf_ktime_get_ns();
+
+	if (!c->startup_until) {
+		c->startup_began = now;
+		c->startup_until = is_newcomer ? now + pause : 1;
+	}
+	s->starting = !pause || now < c->startup_until;
+}
+
+static __always_inline void startup_go_on(struct rote_container *c)
+{
+	u64 pause = config_value(CONFIG_STARTUP);
+	u64 until = bpf_ktime_get_ns() + pause;
+	u64 last = c->startup_began + STARTUP_LONGEST * pause;
+
+	c->startup_until = until < last ? until : last;
+}
+
+static __always_inline u32 exec_value(struct rote_scratch *s, struct rote_exec_key *key)
+{
+	struct rote_exec_known *known = exec_keys.lookup(key);
+	u32 seen = s->starting ? SEEN_STARTUP : SEEN_STEADY;
+
+	if (!known)
+		return 0;
+	if (known->flags & EXEC_FLAG_STARTUP) {
+		s->startup_only = s->starting ? 1 : 2;
+		if (!s->starting)
+			return 0;
+	}
+	if (!(known->seen & seen))
+		known->seen |= seen;
+	return known->value;
 }
 
 /* enum rote_exec_value of the execution in s->event, or 0. */
@@ -122,21 +162,21 @@ static __always_inline u32 exec_known(struct rote_scratch *s, struct rote_contai
 
 	if (!program || !c->model)
 		return 0;
-	value = exec_value(&key);
+	value = exec_value(s, &key);
 	/* Sessions and probes may do what the service does; coming in is not that. */
 	if (!value && key.actor != ACTOR_SERVICE && key.parent != NODE_RUNTIME) {
 		key.actor = ACTOR_SERVICE;
-		value = exec_value(&key);
+		value = exec_value(s, &key);
 	}
 	return value;
 }
 
-/* enum rote_exec_value of a program whoever executes it, or 0. */
+/* Whether somebody is known to execute a program. */
 static __always_inline u32 exec_elsewhere(struct rote_container *c, u32 program)
 {
 	struct rote_exec_key key = { .model = c->model, .parent = NODE_ANY, .program = program };
 
-	return program && c->model ? exec_value(&key) : 0;
+	return program && c->model && exec_keys.lookup(&key) != NULL;
 }
 
 /* A script: bprm holds its interpreter by now, so the script is judged by its name. */
@@ -332,6 +372,7 @@ static __always_inline int exec_complete(void *ctx, u64 bprm, const int stack_mo
 	exec_note_caller(s, stamp);
 	if (!stamp)
 		s->event.actor = actor_of_newcomer(s, c, pid);
+	startup_begin(s, c, stamp);
 	FORGET();
 	exec_note_file(s, c, executed_file(bprm));
 	fresh.container = c->container;
@@ -347,6 +388,11 @@ static __always_inline int exec_complete(void *ctx, u64 bprm, const int stack_mo
 		value = exec_by_rules(s, c, fresh.program);
 	if (value == EXEC_REPORT)
 		s->event.flags |= EVENT_FLAG_REPORTED;
+	if (s->starting && s->event.actor == ACTOR_SERVICE) {
+		s->event.flags |= EVENT_FLAG_STARTUP;
+		if (!s->known || s->startup_only)
+			startup_go_on(c);
+	}
 	FORGET();
 #if ATTACH == ATTACH_TRACEPOINT
 	u64 filename = FIELD(struct linux_binprm, bprm, filename);
@@ -443,6 +489,9 @@ HOOK_EXEC(struct linux_binprm *bprm)
 		s->event.actor = !c->init_pid || (c->flags & CONTAINER_FLAG_NO_SESSIONS) ?
 					 ACTOR_SERVICE :
 					 ACTOR_SESSION;
+	startup_begin(s, c, stamp);
+	if (s->starting && s->event.actor == ACTOR_SERVICE)
+		s->event.flags |= EVENT_FLAG_STARTUP;
 	FORGET();
 	exec_note_file(s, c, LOAD(struct linux_binprm, (u64)bprm, file));
 	if (s->event.walk_end != WALK_END_ROOT || s->position)

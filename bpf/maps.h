@@ -51,10 +51,11 @@ BPF_F_TABLE("hash", struct rote_short_edge_key, struct rote_edge, short_edges, 1
 /* Directories that were walked. K writes and reads; a cache. */
 BPF_TABLE("lru_hash", struct rote_place_key, struct rote_place_known, places, 16384);
 
-/* Known executions. U writes, K reads. */
-BPF_F_TABLE("hash", struct rote_exec_key, u32, exec_keys, 524288, BPF_F_NO_PREALLOC);
+/* Known executions. U writes, K reads and marks what it saw. */
+BPF_F_TABLE("hash", struct rote_exec_key, struct rote_exec_known, exec_keys, 524288,
+	    BPF_F_NO_PREALLOC);
 
-/* Known changes. U writes, K reads. */
+/* Known changes. U writes, K reads and marks what it saw. */
 BPF_F_TABLE("hash", struct rote_write_key, struct rote_write_value, write_keys, 1048576,
 	    BPF_F_NO_PREALLOC);
 

@@ -13,6 +13,7 @@
 #define HEX_MIN 8
 #define RANDOM_MIN 6
 #define RANDOM_CHANGES 3
+#define RANDOM_LENGTH 24
 
 /* Bits of bytes[0].kind, filled by sensor/kernel/live.py from sensor.paths. */
 #define BYTE_LOWER 1
@@ -40,14 +41,19 @@ static __always_inline void token_begin(struct rote_scratch *s)
 	s->token_kinds = 0;
 	s->token_previous = 0;
 	s->token_not_hex = 0;
+	s->token_first = 0;
 }
 
 static __always_inline int token_is_random(struct rote_scratch *s)
 {
 	u32 length = s->token_length;
 
+	if (s->token_first == BYTE_DIGIT && s->token_kinds != BYTE_DIGIT && length)
+		return 1;
 	if (length < RANDOM_MIN)
 		return 0;
+	if (length >= RANDOM_LENGTH && s->token_kinds != BYTE_DIGIT)
+		return 1;
 	if (s->token_changes >= RANDOM_CHANGES)
 		return 1;
 	return length >= HEX_MIN && s->token_not_hex != (BYTE_NOT_LOWER_HEX | BYTE_NOT_UPPER_HEX) &&
@@ -73,6 +79,8 @@ static __always_inline int component_canonical_step(struct rote_scratch *s,
 		u32 previous = s->token_previous;
 
 		s->token_length += 1;
+		if (!previous)
+			s->token_first = class;
 		s->token_changes += previous && previous != class;
 		s->token_kinds |= class;
 		s->token_not_hex |= kind & (BYTE_NOT_LOWER_HEX | BYTE_NOT_UPPER_HEX);
@@ -190,7 +198,7 @@ static __always_inline void match_note_directory(struct rote_scratch *s)
 static __always_inline void match_begin(struct rote_scratch *s, u32 root)
 {
 	s->node = root;
-	s->node_flags = NODE_FLAG_HAS_CLASS | NODE_FLAG_HAS_ANY;
+	s->node_flags = NODE_FLAG_HAS_CLASS | NODE_FLAG_HAS_ANY | NODE_FLAG_HAS_LAST;
 	s->position = s->depth;
 }
 

@@ -109,6 +109,7 @@ struct rote_scratch {
 	u32 token_kinds;
 	u32 token_previous;
 	u32 token_not_hex;
+	u32 token_first;
 	u32 is_volatile;
 	/* a change that is judged */
 	u32 objects; /* 1 or 2 */
@@ -122,6 +123,8 @@ struct rote_scratch {
 	u64 argv_start; /* of an execution that is complete but for its stack; 0: see the mm */
 	u64 argv_end;
 	u32 applet_length; /* of the name in s->key; 0: no multi-call program */
+	u32 starting; /* whether the container's service starts up */
+	u32 startup_only; /* the execution is one of the start-up; 2: which is over */
 	u64 file; /* that a system call acted on */
 	struct rote_name_key name;
 	struct rote_probe_key probe;
@@ -177,6 +180,7 @@ static __always_inline struct rote_scratch *scratch_take(void)
 	s->event.detection = DETECTION_NONE;
 	s->argv_start = 0;
 	s->applet_length = 0;
+	s->startup_only = 0;
 	s->place[TEXT_PATH].dentry = 0;
 	s->place[TEXT_PATH2].dentry = 0;
 	s->place[TEXT_PROGRAM].dentry = 0;

@@ -381,6 +381,21 @@ static __always_inline u32 write_operations(struct rote_scratch *s, u32 program)
 	return s->position ? value->operations >> 16 : value->operations & 0xffff;
 }
 
+/* Whether it may do all or some of `classes` there; marks that it did. */
+static __always_inline int write_granted(struct rote_scratch *s, u32 program, u32 classes)
+{
+	struct rote_write_key key = { .node = s->node, .program = program };
+	struct rote_write_value *value = write_keys.lookup(&key);
+	u32 wanted = s->position ? classes << 16 : classes & 0xffff;
+
+	if (!value || !(value->operations & wanted))
+		return 0;
+	/* Read first, so that the steady state writes to no memory that processors share. */
+	if ((value->seen & wanted) != wanted)
+		value->seen |= wanted;
+	return 1;
+}
+
 static __always_inline void detection_raise(struct rote_scratch *s, u32 detection)
 {
 	if (s->event.detection < detection)
@@ -416,19 +431,118 @@ static __always_inline int name_is_code(u64 dentry)
 	       end >> 16 == 0x72656d69742e /* .timer */ || end == 0x656369767265732e /* .service */;
 }
 
-/* What kind of deviation it is that object i of a change is not known. */
-static __always_inline void object_detect(struct rote_scratch *s, u32 i)
+/* Whether a rule denies this change of object i, whose path was matched. */
+static __always_inline int object_is_denied(struct rote_scratch *s, u32 i)
 {
 	u32 program = s->event.program_node;
-	u32 classes = s->classes[i];
 
-	if ((write_operations(s, NODE_DENIED | program) |
-	     write_operations(s, NODE_DENIED | NODE_ANY)) &
-	    classes)
-		detection_raise(s, DETECTION_DENIED_PATH);
-	else if ((write_operations(s, NODE_PROTECTED) & classes) ||
-		 name_is_code(s->place[i].dentry))
-		detection_raise(s, DETECTION_PROTECTED_WRITE);
+	return ((write_operations(s, NODE_DENIED | program) |
+		 write_operations(s, NODE_DENIED | NODE_ANY)) &
+		s->classes[i]) != 0;
+}
+
+/* Whether the edge leads to where the acting program may do `classes`. */
+static __always_inline int edge_grants(struct rote_scratch *s, struct rote_edge *edge, u32 classes)
+{
+	if (!edge)
+		return 0;
+	s->node = edge->node;
+	s->position = 0;
+	return write_granted(s, s->event.program_node, classes);
+}
+
+#define EXTENSION_MAX 16
+
+/* `*.log`: the name in s->key has an extension that the program may use in directory `parent`. */
+static __always_inline int extension_granted(struct rote_scratch *s, u32 parent, u32 length,
+					     u32 classes)
+{
+	u32 dot = 0;
+
+	for (u32 i = 1; i <= EXTENSION_MAX; i++) {
+		if (i >= length)
+			break;
+		if (s->key.name[(length - i) & (NAME_SIZE - 1)] == '.') {
+			dot = i > 1 ? length - i : 0;
+			break;
+		}
+	}
+	FORGET();
+	if (!dot)
+		return 0;
+	short_name_clear(&s->class_key);
+	bpf_probe_read_kernel_str(s->class_key.name, EXTENSION_MAX + 1,
+				  &s->key.name[dot & (NAME_SIZE - 1)]);
+	s->class_key.parent = parent;
+	s->class_key.kind = LABEL_KIND_EXTENSION;
+	return edge_grants(s, edge_find(&s->class_key, length - dot), classes);
+}
+
+#define TEMPORARY_TAIL 6
+
+static __always_inline int byte_is_alnum(u8 byte)
+{
+	return (u8)((byte | 0x20) - 'a') < 26 || (u8)(byte - '0') < 10;
+}
+
+/* `sed<T>`: the name in s->key, which is spoilt, less six letters or digits. */
+static __always_inline int temporary_granted(struct rote_scratch *s, u32 parent, u32 length,
+					     u32 classes)
+{
+	if (length <= TEMPORARY_TAIL)
+		return 0;
+	for (u32 i = 1; i <= TEMPORARY_TAIL; i++) {
+		u32 at = (length - i) & (NAME_SIZE - 1);
+
+		if (!byte_is_alnum(s->key.name[at]))
+			return 0;
+		s->key.name[at] = 0;
+	}
+	FORGET();
+	s->key.parent = parent;
+	s->key.kind = LABEL_KIND_TEMPORARY;
+	return edge_grants(s, edge_find(&s->key, length - TEMPORARY_TAIL), classes);
+}
+
+/*
+ * What is said of last components in the directory that match_path() came by, beside the edge that
+ * it took. The names of the image's own files are fixed, so it says nothing of these. Leaves s->node
+ * and s->position as they were, unless it is granted.
+ */
+static __always_inline int last_component_granted(struct rote_scratch *s, struct rote_container *c,
+						  u64 dentry, u32 classes)
+{
+	u64 inode = dentry_inode(dentry);
+	u32 parent = s->place_known.node;
+	u32 node = s->node;
+	u32 position = s->position;
+	u32 length;
+
+	if (s->place_known.left || !(s->place_known.node_flags & NODE_FLAG_HAS_LAST))
+		return 0;
+	if (inode && inode_origin(c, inode, 0) == ORIGIN_IMAGE) {
+		s->event.flags |= EVENT_FLAG_SHIPPED;
+		return 0;
+	}
+	FORGET();
+	length = key_load_component(s, dentry);
+	FORGET();
+	if (extension_granted(s, parent, length, classes))
+		return 1;
+	FORGET();
+	if (temporary_granted(s, parent, length, classes))
+		return 1;
+	FORGET();
+	if (!name_is_code(dentry)) {
+		short_name_clear(&s->class_key);
+		s->class_key.parent = parent;
+		s->class_key.kind = LABEL_KIND_DATA;
+		if (edge_grants(s, edge_find(&s->class_key, 0), classes))
+			return 1;
+	}
+	s->node = node;
+	s->position = position;
+	return 0;
 }
 
 /*
@@ -441,6 +555,7 @@ static __always_inline void object_judge(struct rote_scratch *s, struct rote_con
 	u32 root = NODE_MODEL_ROOT + c->model;
 
 	s->recalled = 0;
+	s->place_known.left = MATCH_NOT_DONE;
 	/* Code is looked up among the programs as well, by the whole path. */
 	if (recall && c->model && s->classes[i] && s->classes[i] != RULE_CLASS_EXEC)
 		s->recalled = place_recall(s, c, dentry, vfsmount, root);
@@ -470,11 +585,19 @@ static __always_inline void object_judge(struct rote_scratch *s, struct rote_con
 	if (recall && !s->recalled)
 		place_remember(s);
 	FORGET();
-	if ((write_operations(s, s->event.program_node) & s->classes[i]) ||
+	if (write_granted(s, s->event.program_node, s->classes[i]) ||
 	    ((c->flags & CONTAINER_FLAG_RULES) && (write_operations(s, NODE_ANY) & s->classes[i])))
 		return;
+	FORGET();
+	if (object_is_denied(s, i)) {
+		detection_raise(s, DETECTION_DENIED_PATH);
+	} else if (last_component_granted(s, c, s->place[i].dentry, s->classes[i])) {
+		return;
+	} else if ((write_operations(s, NODE_PROTECTED) & s->classes[i]) ||
+		   name_is_code(s->place[i].dentry)) {
+		detection_raise(s, DETECTION_PROTECTED_WRITE);
+	}
 	s->known = 0;
-	object_detect(s, i);
 }
 
 /* Where the content of the first object comes from: for who reads of it, and for code. */
@@ -538,12 +661,19 @@ static __always_inline int mapped_code_is_known(struct rote_scratch *s, struct r
 		.actor = ACTOR_SERVICE,
 	};
 
+	struct rote_exec_known *known;
+
 	if (s->event.walk_end != WALK_END_ROOT || s->event.origin != ORIGIN_MOUNT ||
 	    !s->event.program_node || !c->model)
 		return 0;
 	match_begin(s, NODE_PROGRAMS);
 	key.program = match_program_path(s);
-	return key.program && exec_keys.lookup(&key) != NULL;
+	if (!key.program)
+		return 0;
+	known = exec_keys.lookup(&key);
+	if (known && !known->seen)
+		known->seen = SEEN_STEADY;
+	return known != NULL;
 }
 
 /* What the last components of the match say of executing: allowed, denied. */
@@ -626,6 +756,8 @@ static __always_inline void exec_detect(struct rote_scratch *s, u32 elsewhere)
 		s->event.detection = DETECTION_EXEC_SESSION;
 	else if (s->event.flags & EVENT_FLAG_SETUID)
 		s->event.detection = DETECTION_SETUID_PROGRAM;
+	else if (s->startup_only > 1)
+		s->event.detection = DETECTION_STARTUP_PROGRAM;
 	else
 		s->event.detection = elsewhere ? DETECTION_UNKNOWN_PARENT :
 						 DETECTION_UNKNOWN_PROGRAM;

@@ -57,6 +57,7 @@ class Settings:
     audit_keep: int = 1_000_000
     attach: str = "auto"
     write_probe: str = "auto"
+    startup_pause: float = 30.0  # seconds without anything new that end a start-up; 0: never
     prevent: tuple[str, ...] = ()  # globs over names and images of containers
     rules: Path = Path("/etc/rote/rules.d")
     cluster: str = ""  # that this host belongs to, for the scopes of rules

@@ -98,7 +98,9 @@ class Daemon:
         with _lock(settings), contextlib.ExitStack() as stack:
             models = ModelRegistry(
                 ModelStore(settings.models_db),
-                LearningSettings(settings.learn_seconds, settings.dry_run_seconds),
+                LearningSettings(
+                    settings.learn_seconds, settings.dry_run_seconds, settings.startup_pause
+                ),
             )
             audits = AuditStore(settings.audits_db, window_seconds=settings.audit_window_seconds)
             stack.callback(audits.close)

@@ -82,6 +82,8 @@ class Detection(enum.IntEnum):
     UNKNOWN_WRITE = 8
     PROTECTED_WRITE = 9  # unknown, and of a place that decides what runs or who may enter
     DENIED_PATH = 10  # a rule names it
+    STARTUP_PROGRAM = 11  # known, but only while the service starts up
+    UNKNOWN_ARGUMENTS = 12  # a known interpreter, told to do something that it never was
 
 
 class Origin(enum.IntEnum):
@@ -137,6 +139,8 @@ class EventFlag(enum.IntFlag):
     LEFTOVER = 4096  # not an act: what was open before prevention began (user space)
     MAPPED = 8192  # with LEFTOVER: a mapping, which cannot be refused any more (user space)
     REPORTED = 16384  # EXEC: known; told because a rule looks at its arguments
+    STARTUP = 32768  # EXEC: while the container's service was starting up
+    SHIPPED = 65536  # FILE: one of the objects came with the image; asked where it matters
 
 
 @dataclass(slots=True)

@@ -11,6 +11,12 @@ and random tokens by ``<X>`` (hashes, UUID parts, ``mkstemp`` names). ``canonica
 ``component_canonical()`` in ``bpf/match.bpf.c`` are the same function; a property test runs
 both on generated names.
 
+Beside these, what a model learned of the last component alone:
+
+* ``sed<T>``: the literal and six letters or digits, as ``mkstemp`` makes them;
+* ``*.log``: any name with this extension;
+* ``<*>``: any name but that of code.
+
 Text form of patterns: components separated by ``/``; ``<N>``, ``<X>``, ``*`` as above; a final
 ``**`` for everything below. A literal ``<``, ``*`` or ``\\`` is written with a backslash.
 """
@@ -39,6 +45,7 @@ DEPTH_MAX = 64
 _HEX_MIN = 8
 _RANDOM_MIN = 6
 _RANDOM_CHANGES = 3
+_RANDOM_LENGTH = 24
 
 _LOWER, _UPPER, _DIGIT = 1, 2, 4
 
@@ -63,21 +70,23 @@ def canonical(component: bytes) -> bytes | None:
         holds a mark byte itself.
 
     A token is a maximal run of ASCII letters and digits. A token is random when it is hex of
-    at least 8 digits with a decimal digit and a letter, or when it has at least 6 characters
-    and changes at least 3 times between lower case, upper case and digits. Otherwise each of
-    its runs of digits becomes one number.
+    at least 8 digits with a decimal digit and a letter; when it has at least 6 characters
+    and changes at least 3 times between lower case, upper case and digits; when it begins with
+    a digit and has a letter; or when it has at least 24 characters, not all digits. Otherwise
+    each of its runs of digits becomes one number.
     """
     if len(component) > CLASS_NAME_MAX:
         return None
     out = bytearray()
     volatile = False
     token_start = 0  # in out
-    length = changes = kinds = previous = 0
+    length = changes = kinds = previous = first = 0
     only_lower_hex = only_upper_hex = True
     for byte in component + b"\0":  # the terminator ends the last token
         kind = _kind_of(byte)
         if kind == 0:
-            if _is_random(length, changes, kinds, only_lower_hex or only_upper_hex):
+            is_hex = only_lower_hex or only_upper_hex
+            if _is_random(length, changes, kinds, first, is_hex):
                 del out[token_start:]
                 out.append(MARK_RANDOM)
                 volatile = True
@@ -87,12 +96,13 @@ def canonical(component: bytes) -> bytes | None:
                 return None
             out.append(byte)
             token_start = len(out)
-            length = changes = kinds = previous = 0
+            length = changes = kinds = previous = first = 0
             only_lower_hex = only_upper_hex = True
             continue
         length += 1
         if previous and previous != kind:
             changes += 1
+        first = first or kind
         if kind == _DIGIT:
             if previous != _DIGIT:
                 out.append(MARK_NUMBER)
@@ -108,7 +118,11 @@ def canonical(component: bytes) -> bytes | None:
     return bytes(out) if volatile else None
 
 
-def _is_random(length: int, changes: int, kinds: int, is_hex: bool) -> bool:
+def _is_random(length: int, changes: int, kinds: int, first: int, is_hex: bool) -> bool:
+    if first == _DIGIT and kinds != _DIGIT:
+        return True
+    if length >= _RANDOM_LENGTH and kinds != _DIGIT:
+        return True
     if is_hex and length >= _HEX_MIN and kinds & _DIGIT and kinds != _DIGIT:
         return True
     return length >= _RANDOM_MIN and changes >= _RANDOM_CHANGES
@@ -121,11 +135,21 @@ class Match(enum.IntEnum):
     CLASS = 1
     ANY = 2
     SUBTREE = 3  # only as the last label
+    # Of the last component, and learned only:
+    TEMPORARY = 5  # the name and six letters or digits
+    EXTENSION = 6  # any name with the extension ``name``
+    DATA = 7  # any name but that of code
+
+
+LAST_ONLY = frozenset({Match.TEMPORARY, Match.EXTENSION, Match.DATA})
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Label:
-    """One component of a pattern; ``name`` is the literal, the class label, or empty."""
+    """One component of a pattern; ``name`` is the literal, the class label, or empty.
+
+    Of TEMPORARY it is the literal beginning, of EXTENSION the extension with its dot.
+    """
 
     match: Match
     name: bytes = b""
@@ -133,6 +157,42 @@ class Label:
 
 _ANY = Label(Match.ANY)
 _SUBTREE = Label(Match.SUBTREE)
+
+
+_DATA = Label(Match.DATA)
+_TEMPORARY_TAIL = 6
+_EXTENSION_MAX = 16
+
+
+def temporary_beginning(name: bytes) -> bytes | None:
+    """What stands before six letters or digits at a name's end; None: it is no such name."""
+    beginning, tail = name[:-_TEMPORARY_TAIL], name[-_TEMPORARY_TAIL:]
+    if not beginning or not (tail.isalnum() and tail.isascii()):
+        return None
+    return beginning
+
+
+def extension(name: bytes) -> bytes | None:
+    """A name's last dot and what follows, of 2 to 16 bytes, not at the name's beginning."""
+    at = name.rfind(b".")
+    return name[at:] if at > 0 and 2 <= len(name) - at <= _EXTENSION_MAX else None
+
+
+def is_code(name: bytes) -> bool:
+    """Whether a name is that of code, by its end (``name_is_code()`` in bpf/verdict.bpf.c)."""
+    return name.endswith(_CODE_ENDS)
+
+
+def last_labels(name: bytes) -> tuple[Label, ...]:
+    """The labels for last components only that match a name."""
+    labels: list[Label] = []
+    if (end := extension(name)) is not None:
+        labels.append(Label(Match.EXTENSION, end))
+    if (beginning := temporary_beginning(name)) is not None:
+        labels.append(Label(Match.TEMPORARY, beginning))
+    if not is_code(name):
+        labels.append(_DATA)
+    return tuple(labels)
 
 
 def split(path: str) -> tuple[bytes, ...]:
@@ -152,6 +212,12 @@ def _label_text(label: Label) -> str:
         return "*"
     if label.match is Match.SUBTREE:
         return "**"
+    if label.match is Match.DATA:
+        return "<*>"
+    if label.match is Match.EXTENSION:
+        return f"*{_escape(label.name)}"
+    if label.match is Match.TEMPORARY:
+        return f"{_escape(label.name)}<T>"
     if label.match is Match.EXACT:
         return _escape(label.name)
     parts: list[str] = []
@@ -167,11 +233,13 @@ def _label_text(label: Label) -> str:
     return "".join(parts)
 
 
-def _parse_label(text: str, whole: str) -> Label:
+def _parse_label(text: str, whole: str, *, plain: bool = True) -> Label:
     if text == "*":
         return _ANY
     if text == "**":
         return _SUBTREE
+    if not plain and (label := _parse_last(text, whole)) is not None:
+        return label
     out = bytearray()
     is_class = False
     i = 0
@@ -199,6 +267,17 @@ def _parse_label(text: str, whole: str) -> Label:
     return Label(Match.CLASS if is_class else Match.EXACT, bytes(out))
 
 
+def _parse_last(text: str, whole: str) -> Label | None:
+    """A label of the last component that only models hold; None: it is none."""
+    if text == "<*>":
+        return _DATA
+    if text.startswith("*."):
+        return Label(Match.EXTENSION, _parse_label(text[1:], whole).name)
+    if text.endswith("<T>") and len(text) > len("<T>"):
+        return Label(Match.TEMPORARY, _parse_label(text[:-3], whole).name)
+    return None
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Pattern:
     """A path pattern, component by component."""
@@ -211,17 +290,27 @@ class Pattern:
         return cls(tuple(Label(Match.EXACT, part) for part in split(path)))
 
     @classmethod
-    def parse(cls, text: str) -> Pattern:
+    def parse(cls, text: str, *, plain: bool = False) -> Pattern:
         """Read the text form.
 
+        Args:
+            text: the pattern.
+            plain: what people write: labels that only models hold are refused.
+
         Raises:
-            UsageError: not absolute, ``**`` before the end, or a stray ``<`` or ``*``.
+            UsageError: not absolute, ``**`` or a label for last components before the end, or a
+                stray ``<`` or ``*``.
         """
         if not text.startswith("/"):
             raise UsageError(f"pattern {text!r}: expected an absolute path")
-        labels = tuple(_parse_label(part, text) for part in _split_text(text))
+        labels = tuple(_parse_label(part, text, plain=plain) for part in _split_text(text))
         if _SUBTREE in labels[:-1]:
             raise UsageError(f"pattern {text!r}: '**' may only stand at the end")
+        for label in labels[:-1]:
+            if label.match in LAST_ONLY:
+                raise UsageError(
+                    f"pattern {text!r}: {_label_text(label)!r} may only stand at the end"
+                )
         return cls(labels)
 
     @property
@@ -233,6 +322,12 @@ class Pattern:
     def is_exact(self) -> bool:
         """Whether it matches one path only."""
         return all(label.match is Match.EXACT for label in self.labels)
+
+    def covers(self, other: Pattern) -> bool:
+        """Whether everything that another pattern matches is certainly matched by this one."""
+        if len(self.labels) != len(other.labels):
+            return False
+        return all(_covers(w, n) for w, n in zip(self.labels, other.labels, strict=True))
 
     def matches(self, path: str) -> bool:
         """Whether an absolute path matches."""
@@ -252,8 +347,21 @@ class Pattern:
             label.match is Match.ANY
             or (label.match is Match.EXACT and label.name == part)
             or (label.match is Match.CLASS and canonical(part) == label.name)
+            or (label.match in LAST_ONLY and label in last_labels(part))
             for label, part in zip(labels, components, strict=True)
         )
+
+
+def _covers(wide: Label, narrow: Label) -> bool:
+    if wide == narrow or (wide.match is Match.ANY and narrow.match is not Match.SUBTREE):
+        return True
+    if narrow.match is Match.EXACT:
+        return wide in last_labels(narrow.name) or (
+            wide.match is Match.CLASS and canonical(narrow.name) == wide.name
+        )
+    if wide.match is not Match.DATA or narrow.match in (Match.ANY, Match.SUBTREE):
+        return False
+    return not is_code(narrow.name)
 
 
 def _split_text(text: str) -> list[str]:
@@ -299,6 +407,7 @@ _PROTECTED_HOME = (".ssh", ".bashrc", ".bash_profile", ".bash_login", ".profile"
 _PROTECTED_SUFFIXES = (
     ".php", ".phtml", ".jsp", ".py", ".pl", ".cgi", ".sh", ".so", ".ko", ".service", ".timer",
 )  # fmt: skip
+_CODE_ENDS = tuple(map(os.fsencode, _PROTECTED_SUFFIXES))
 
 
 def is_protected(path: str) -> bool:

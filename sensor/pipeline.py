@@ -223,7 +223,8 @@ class Pipeline:
 
     def _learn(self, event: Event, watched: Watched, judgement: Judgement) -> None:
         model = watched.model
-        new = self.models.learn(model, judgement, event, watched.container.id)
+        container = watched.container
+        new = self.models.learn(model, judgement, event, container.id, init_pid=container.pid)
         if new:
             self.statistics.learned += len(new)
             self._knowledge.add(model, new)
@@ -523,7 +524,7 @@ class Pipeline:
         for moved in self.models.tick(now):
             model = self.models.get(moved.model_id)
             _log.info("model %s: %s → %s: %s", model.name, moved.old, moved.new, moved.cause)
-            self._apply_all(model)
+            self.reload_model(model)
         if now >= self._next_look:
             self._next_look = now + _LOOK_SECONDS
             complete = now >= self._retire_at

@@ -64,16 +64,17 @@ from sensor.kernel.port import (
     NameEntry,
     NodeFlag,
     Process,
+    Seen,
     WriteEntry,
 )
 from sensor.models.keys import Program, written_paths
-from sensor.paths import DEPTH_MAX, canonical, split
+from sensor.paths import DEPTH_MAX, canonical, last_labels, split
 from sensor.rules.detection import detect
 
 _BELOW_SHIFT = 16  # in write entries: operations for everything below the node
 _LABEL_MAX = 255
 _FORMAT, _VERSION = "rote-events", 1
-_ROOT_FLAGS = NodeFlag.HAS_CLASS | NodeFlag.HAS_ANY
+_ROOT_FLAGS = NodeFlag.HAS_CLASS | NodeFlag.HAS_ANY | NodeFlag.HAS_LAST
 _SILENT_ENDS = (WalkEnd.INTERNAL, WalkEnd.PSEUDO)
 
 Call = tuple[str, dict[str, Any]]
@@ -101,6 +102,8 @@ class ReplayKernel:
         self.known_executions: set[ExecEntry] = set()
         self.known_writes: dict[tuple[int, int], int] = {}  # (node, program) → operations
         self.names: set[NameEntry] = set()
+        self.seen_executions: set[ExecEntry] = set()
+        self.seen_writes: dict[tuple[int, int], int] = {}  # (node, program) → operations
         self._edges: dict[tuple[int, LabelKind, bytes], Edge] = {}
         self._counters: dict[int, ContainerCounters] = defaultdict(ContainerCounters)
         self._ring: deque[Event] = deque()
@@ -196,12 +199,14 @@ class ReplayKernel:
         if entry.actor != Actor.SERVICE and event.program:
             # Sessions and probes may do what the service does; coming in is not that.
             wanted.append(replace(entry, actor=int(Actor.SERVICE)))
-        for known in wanted if program else ():
-            if known in self.known_executions:
-                return True
-            if replace(known, reported=True) in self.known_executions:
+        for key in wanted if program else ():
+            known = self._put_as(key)
+            if known is None or (known.startup and not event.flags & EventFlag.STARTUP):
+                continue
+            self.seen_executions.add(known)
+            if known.reported:
                 event.flags |= EventFlag.REPORTED
-                return True
+            return True
         marks = self._program_marks(event, model, NODE_ANY)
         if self._is_denied(event, model) or (
             event.actor is not Actor.SERVICE and not event.program
@@ -214,6 +219,15 @@ class ReplayKernel:
         if marks & RULE_EXEC_REPORT:
             event.flags |= EventFlag.REPORTED
         return bool(marks & (RULE_EXEC | RULE_EXEC_REPORT))
+
+    def _put_as(self, key: ExecEntry) -> ExecEntry | None:
+        """The entry that lies under a key, as it was put last."""
+        for reported in (False, True):
+            for startup in (False, True):
+                known = replace(key, reported=reported, startup=startup)
+                if known in self.known_executions:
+                    return known
+        return None
 
     def _is_denied(self, event: Event, model: int) -> bool:
         return bool(self._program_marks(event, model, NODE_DENIED | NODE_ANY) & RULE_EXEC)
@@ -235,7 +249,11 @@ class ReplayKernel:
             program = self.program_node(Program(event.path, event.applet))
             elsewhere = ExecEntry(model, NODE_ANY, program, 0, 0) in self.known_executions
             denied = bool(model) and self._is_denied(event, model)
-            return detect(event, known_program=elsewhere, denied=denied)
+            known = self._put_as(
+                ExecEntry(model, event.program_node, program, int(event.origin), int(event.actor))
+            )
+            otherwise = Detection.STARTUP_PROGRAM if known is not None else Detection.NONE
+            return detect(event, known_program=elsewhere, denied=denied, known_otherwise=otherwise)
         denied = any(
             self._operations(model, NODE_DENIED | program, path) & operation
             for path, operation in written_paths(event)
@@ -256,10 +274,22 @@ class ReplayKernel:
         programs = [event.program_node]
         if self.watched[event.cgroup_id][1] & ContainerFlag.RULES:
             programs.append(NODE_ANY)
-        return all(
+        known = all(
             any(self._operations(model, program, path) & operation for program in programs)
             for path, operation in written_paths(event)
         )
+        if known:
+            self._mark_change(event, model)
+        return known
+
+    def _mark_change(self, event: Event, model: int) -> None:
+        for path, operation in written_paths(event):
+            for node, below in self._reach(model, path):
+                place = node, event.program_node
+                mask = self.known_writes.get(place, 0)
+                if operation & (mask >> _BELOW_SHIFT if below else mask):
+                    seen = operation << _BELOW_SHIFT if below else operation
+                    self.seen_writes[place] = self.seen_writes.get(place, 0) | seen
 
     def _name_is_known(self, event: Event, model: int, *, second: bool) -> bool:
         name, base = (event.name2, event.base2) if second else (event.name, event.base)
@@ -276,16 +306,29 @@ class ReplayKernel:
 
     def _operations(self, model: int, program: int, path: str) -> int:
         """What a program may do to a path: the kernel's ``match_path`` and its write table."""
+        operations = 0
+        for node, below in self._reach(model, path):
+            mask = self.known_writes.get((node, program), 0)
+            operations |= mask >> _BELOW_SHIFT if below else mask & ((1 << _BELOW_SHIFT) - 1)
+        return operations
+
+    def _reach(self, model: int, path: str) -> list[tuple[int, bool]]:
+        """The last nodes on a path's way through a model's trie; whether it goes on below them."""
         parts = split(path)
         if len(parts) > DEPTH_MAX:
-            return 0
+            return []
         node, flags = MODEL_ROOT_BASE + model, _ROOT_FLAGS
-        for part in parts:
+        beside: list[tuple[int, bool]] = []
+        for i, part in enumerate(parts):
+            if i == len(parts) - 1 and flags & NodeFlag.HAS_LAST:
+                for label in last_labels(part):
+                    last = self._edges.get((node, LabelKind(int(label.match)), label.name))
+                    beside += [(last.node, False)] if last is not None else []
             edge = self._step(node, flags, part)
             if edge is None:
-                return self.known_writes.get((node, program), 0) >> _BELOW_SHIFT
+                return [(node, True), *beside]
             node, flags = edge.node, edge.flags
-        return self.known_writes.get((node, program), 0) & ((1 << _BELOW_SHIFT) - 1)
+        return [(node, False), *beside] if parts else [(node, False)]
 
     def _step(self, node: int, flags: NodeFlag, part: bytes) -> Edge | None:
         edge = self._edges.get((node, LabelKind.EXACT, part))
@@ -422,6 +465,16 @@ class ReplayKernel:
     def writes(self) -> list[WriteEntry]:
         """See ``Kernel.writes``."""
         return [WriteEntry(node, program, o) for (node, program), o in self.known_writes.items()]
+
+    def take_seen(self, executions: Iterable[ExecEntry], writes: Iterable[WriteEntry]) -> Seen:
+        """See ``Kernel.take_seen``."""
+        met = [entry for entry in executions if entry in self.seen_executions]
+        changed = []
+        for write in writes:
+            seen = self.seen_writes.pop((write.node, write.program), 0)
+            changed += [replace(write, operations=seen)] if seen else []
+        self.seen_executions.difference_update(met)
+        return Seen(tuple(met), tuple(changed))
 
     def models_in_use(self) -> set[int]:
         """See ``Kernel.models_in_use``."""

@@ -17,6 +17,7 @@ class KernelTestSettings:
     run_dir: Path
     attach: str = os.environ.get("ROTE_TEST_ATTACH", "auto")
     write_probe: str = "always"
+    startup_pause: float = 30.0
     ring_size: int = 1 << 20
     discover: bool = True
     lock: bool = False

@@ -11,6 +11,8 @@ class AuditType(enum.StrEnum):
 
     UNKNOWN_PROGRAM = "unknown_program"
     UNKNOWN_PARENT = "unknown_parent"  # known program, started by a program that never did
+    STARTUP_PROGRAM = "startup_program"  # known, but only while the service starts up
+    UNKNOWN_ARGUMENTS = "unknown_arguments"  # a known interpreter, told to do something new
     CHANGED_PROGRAM = "changed_program"  # origin added, mount or tmpfs: dropped or modified
     MEMORY_PROGRAM = "memory_program"  # memfd or deleted
     EXEC_SESSION = "exec_session"  # somebody came in from outside

@@ -12,6 +12,8 @@ from sensor.models.keys import Program
 _SEVERITY = {
     AuditType.UNKNOWN_PROGRAM: Severity.HIGH,
     AuditType.UNKNOWN_PARENT: Severity.MEDIUM,
+    AuditType.STARTUP_PROGRAM: Severity.MEDIUM,
+    AuditType.UNKNOWN_ARGUMENTS: Severity.MEDIUM,
     AuditType.CHANGED_PROGRAM: Severity.CRITICAL,
     AuditType.MEMORY_PROGRAM: Severity.CRITICAL,
     AuditType.EXEC_SESSION: Severity.MEDIUM,

@@ -15,6 +15,8 @@ from sensor.audits.mitre import TECHNIQUES
 TITLES = {  # after "Container NAME"
     AuditType.UNKNOWN_PROGRAM: "executed a program that its model does not know",
     AuditType.UNKNOWN_PARENT: "executed a known program from one that never did",
+    AuditType.STARTUP_PROGRAM: "executed a program of the start-up after it",
+    AuditType.UNKNOWN_ARGUMENTS: "executed a known interpreter in a way that is not known",
     AuditType.CHANGED_PROGRAM: "executed a program that was written or changed at run time",
     AuditType.MEMORY_PROGRAM: "executed a program that has no file",
     AuditType.EXEC_SESSION: "was entered from outside",

@@ -58,6 +58,14 @@ class _Watch(click.ParamType[str]):
     help="How long nothing new must happen before a model becomes active.",
 )
 @click.option(
+    "--startup-pause",
+    type=Duration(),
+    default="30s",
+    show_default=True,
+    help="How long a service executes nothing new once it has started up. What it executes only "
+    "until then is not known later. 0: no difference is made.",
+)
+@click.option(
     "--prevent",
     multiple=True,
     metavar="GLOB",
@@ -234,6 +242,7 @@ def run(context: Any, /, **options: Any) -> None:
             bpf_dir=options["bpf_dir"],
             learn_seconds=options["learn"],
             dry_run_seconds=options["dry_run"],
+            startup_pause=options["startup_pause"],
             audit_window_seconds=options["audit_window"],
             audit_keep=options["keep_audits"],
             attach=options["attach"],

@@ -10,7 +10,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,7 @@ from sensor.kernel.port import (
     NameEntry,
     NodeFlag,
     Process,
+    Seen,
     WriteEntry,
 )
 from sensor.kernel.ring import Ring
@@ -49,6 +50,7 @@ _REMEMBERED_PROGRAMS = 16384
 _GUARANTEE = {"lsm": "deny", "fmod-ret": "deny", "tracepoint": "kill"}
 _ADOPTED = 1 << 63  # EXEC_ID_ADOPTED in bpf/maps.h
 _EXEC_KNOWN, _EXEC_BY_APPLET, _EXEC_REPORTED = 1, 2, 3  # enum rote_exec_value
+_EXEC_STARTUP = 1  # enum rote_exec_flag
 _KEEPER = (2).to_bytes(4, "little")  # KEEPER in bpf/lock.bpf.c
 _WRITE_HOOK = "file_permission"
 _ID_DIGITS = 64
@@ -83,6 +85,10 @@ class KernelSettings(Protocol):
     @property
     def discover(self) -> bool:
         """See ``Settings.discover``."""
+
+    @property
+    def startup_pause(self) -> float:
+        """See ``Settings.startup_pause``."""
 
     @property
     def lock(self) -> bool:
@@ -133,7 +139,7 @@ class LiveKernel:
             "counts": (8, size["counters"]),
             "edges": (size["edge_key"], size["edge"]),
             "short_edges": (size["short_edge_key"], size["edge"]),
-            "exec_keys": (size["exec_key"], 4),
+            "exec_keys": (size["exec_key"], size["exec_known"]),
             "write_keys": (size["write_key"], size["write_value"]),
             "names": (size["name_key"], 8),
             "probes": (size["probe_key"], 4),
@@ -204,6 +210,7 @@ class LiveKernel:
                 raise
         if settings.write_probe == "always":
             kernel.set_write_probe(on=True)
+        kernel.set_startup_pause(settings.startup_pause)
         if not reused:
             for directory in older:
                 kernel._inherit(directory)
@@ -365,7 +372,9 @@ class LiveKernel:
         values: dict[str, Any] = layout.unpack(old) if old else {}
         values.update(container=cgroup_id, model=model, flags=int(flags))
         values.update(prevent=mode.prevent, ignored=mode.ignored)
-        values["init_pid"] = values.get("init_pid") or init_pid
+        if init_pid and not values.get("init_pid"):
+            # It ran before us: whatever its start-up was, it is over.
+            values.update(init_pid=init_pid, startup_until=1)
         self._maps["containers"].update(key, layout.pack(**values))
 
     def alias(self, cgroup_id: int, container_cgroup_id: int) -> None:
@@ -484,7 +493,8 @@ class LiveKernel:
             value = _EXEC_KNOWN
             if entry.by_applet or entry.reported:
                 value = _EXEC_BY_APPLET if entry.by_applet else _EXEC_REPORTED
-            self._maps["exec_keys"].update(self._exec_key(entry), value.to_bytes(4, "little"))
+            known = self._layouts["exec_known"].pack(value=value, flags=int(entry.startup))
+            self._maps["exec_keys"].update(self._exec_key(entry), known)
 
     def drop_exec(self, entries: Iterable[ExecEntry]) -> None:
         """See ``Kernel.drop_exec``."""
@@ -505,7 +515,8 @@ class LiveKernel:
         for entry in entries:
             key = self._layouts["write_key"].pack(node=entry.node, program=entry.program)
             if entry.operations:
-                self._maps["write_keys"].update(key, entry.operations.to_bytes(4, "little"))
+                value = self._layouts["write_value"].pack(operations=entry.operations)
+                self._maps["write_keys"].update(key, value)
             else:
                 self._maps["write_keys"].delete(key)
 
@@ -514,16 +525,17 @@ class LiveKernel:
         unpack = self._layouts["exec_key"].unpack
         found = []
         for key, value in self._maps["exec_keys"].items():
-            fields: dict[str, Any] = unpack(key)
-            kind = int.from_bytes(value, "little")
-            found.append(
-                ExecEntry(
-                    **fields,
-                    by_applet=kind == _EXEC_BY_APPLET,
-                    reported=kind == _EXEC_REPORTED,
-                )
-            )
+            found.append(self._exec_entry(unpack(key), value))
         return found
+
+    def _exec_entry(self, key: dict[str, Any], value: bytes) -> ExecEntry:
+        known: dict[str, Any] = self._layouts["exec_known"].unpack(value)
+        return ExecEntry(
+            **key,
+            by_applet=known["value"] == _EXEC_BY_APPLET,
+            reported=known["value"] == _EXEC_REPORTED,
+            startup=bool(known["flags"] & _EXEC_STARTUP),
+        )
 
     def writes(self) -> list[WriteEntry]:
         """See ``Kernel.writes``."""
@@ -531,8 +543,30 @@ class LiveKernel:
         found = []
         for key, value in self._maps["write_keys"].items():
             fields: dict[str, Any] = unpack(key)
-            found.append(WriteEntry(**fields, operations=int.from_bytes(value, "little")))
+            known: dict[str, Any] = self._layouts["write_value"].unpack(value)
+            found.append(WriteEntry(**fields, operations=known["operations"]))
         return found
+
+    def take_seen(self, executions: Iterable[ExecEntry], writes: Iterable[WriteEntry]) -> Seen:
+        """See ``Kernel.take_seen``. A sighting between look and clearing is lost for this time."""
+        execution, change = self._layouts["exec_known"], self._layouts["write_value"]
+        seen_executions: list[ExecEntry] = []
+        for entry in executions:
+            key = self._exec_key(entry)
+            value = self._maps["exec_keys"].lookup(key)
+            known: dict[str, Any] = execution.unpack(value) if value else {"seen": 0}
+            if known["seen"]:
+                seen_executions.append(entry)
+                self._maps["exec_keys"].update(key, execution.pack(**{**known, "seen": 0}))
+        seen_writes: list[WriteEntry] = []
+        for write in writes:
+            key = self._layouts["write_key"].pack(node=write.node, program=write.program)
+            value = self._maps["write_keys"].lookup(key)
+            changed: dict[str, Any] = change.unpack(value) if value else {"seen": 0}
+            if changed["seen"]:
+                seen_writes.append(replace(write, operations=changed["seen"]))
+                self._maps["write_keys"].update(key, change.pack(**{**changed, "seen": 0}))
+        return Seen(tuple(seen_executions), tuple(seen_writes))
 
     def models_in_use(self) -> set[int]:
         """See ``Kernel.models_in_use``."""
@@ -590,6 +624,11 @@ class LiveKernel:
         else:
             link.unlink(missing_ok=True)
             self._maps["settings"].update(key, bytes(8))
+
+    def set_startup_pause(self, seconds: float) -> None:
+        """How long without a new execution ends a start-up; 0: it never ends."""
+        key = header().enums["config_key"]["CONFIG_STARTUP"].to_bytes(4, "little")
+        self._maps["settings"].update(key, int(seconds * 1e9).to_bytes(8, "little"))
 
     def expect(
         self, container_id: str, *, model: int, flags: ContainerFlag, mode: Mode = NOTHING_REFUSED

@@ -36,6 +36,10 @@ class LabelKind(enum.IntEnum):
     ANY = 2  # any one component
     APPLET = 3  # not a component: the applet of a multi-call program
     NAME = 4  # from a model's root: a program's name, wherever it lies
+    # Of last components only, beside what the others say:
+    TEMPORARY = 5  # the label and six letters or digits
+    EXTENSION = 6  # any name with this extension
+    DATA = 7  # any name but that of code
 
 
 class NodeFlag(enum.IntFlag):
@@ -45,6 +49,7 @@ class NodeFlag(enum.IntFlag):
     HAS_ANY = 2
     MULTICALL = 4  # a program that acts by its applet
     SUBTREE = 8  # everything below counts as this node (a pattern that ends in /**)
+    HAS_LAST = 16  # a TEMPORARY, EXTENSION or DATA edge out of it
 
 
 class ContainerFlag(enum.IntFlag):
@@ -92,8 +97,9 @@ class ExecEntry:
 
     ``by_applet``: of a multi-call binary, of which only some applets are known; the kernel lets
     it begin and judges the applet before its first instruction (``EXEC_APPLET``). ``reported``:
-    known, and told, since a rule looks at the arguments (``EXEC_REPORT``). Parent NODE_ANY with
-    origin and actor 0 says that somebody executes the program.
+    known, and told, since a rule looks at the arguments (``EXEC_REPORT``). ``startup``: known only
+    while the service starts up. Parent NODE_ANY with origin and actor 0 says that somebody executes
+    the program.
     """
 
     model: int
@@ -103,6 +109,7 @@ class ExecEntry:
     actor: int
     by_applet: bool = False
     reported: bool = False
+    startup: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +130,14 @@ class WriteEntry:
     node: int
     program: int
     operations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Which entries the kernel met with: the known behaviour that it is silent about."""
+
+    executions: tuple[ExecEntry, ...] = ()
+    writes: tuple[WriteEntry, ...] = ()  # operations: those that were seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +264,14 @@ class Kernel(Protocol):
 
     def writes(self) -> list[WriteEntry]:
         """Everything that put_write set."""
+
+    def take_seen(self, executions: Iterable[ExecEntry], writes: Iterable[WriteEntry]) -> Seen:
+        """Which of these entries the kernel met with since it was asked last.
+
+        Args:
+            executions: entries that put_exec set.
+            writes: entries that put_write set; their operations do not matter.
+        """
 
     def models_in_use(self) -> set[int]:
         """The numbers of the models by which some container is judged, or will be."""

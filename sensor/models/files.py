@@ -17,6 +17,7 @@ from sensor.errors import ModelFileError, UsageError
 from sensor.events import Actor, OperationClass, Origin
 from sensor.models.keys import ExecKey, Key, Program, WriteKey
 from sensor.models.model import Evidence, Model, ModelState, Source, Transition
+from sensor.models.phases import ALWAYS, Phase
 from sensor.paths import Pattern
 
 MAGIC = "rote-model"
@@ -52,6 +53,8 @@ def pack_model(model: Model) -> bytes:
             "lost_seconds": model.lost_seconds,
             "created_ns": model.created_ns,
             "updated_ns": model.updated_ns,
+            "mains": [[main.path, main.applet] for main in sorted(model.mains)],
+            "steady_seconds": model.steady_seconds,
             "history": [[t.time_ns, t.old, t.new, t.cause] for t in model.history],
         }
     )
@@ -96,6 +99,8 @@ def unpack_model(data: bytes, number: int, where: str) -> Model:
         created_ns=reader.get("created_ns", int),
         updated_ns=reader.get("updated_ns", int),
         history=_history(reader, model_id),
+        mains={Program(path, applet) for path, applet in reader.optional("mains", list, [])},
+        steady_seconds=float(reader.optional("steady_seconds", (int, float), 0.0)),
     )
 
 
@@ -154,6 +159,10 @@ class _Reader:
             )
         return value
 
+    def optional(self, name: str, kind: Any, default: Any) -> Any:
+        """What an earlier Rote did not write."""
+        return self.get(name, kind) if name in self._values else default
+
     def convert(self, name: str, kind: Callable[[str], T]) -> T:
         value = self.get(name, str)
         try:
@@ -187,7 +196,7 @@ def _pack_key(key: Key, evidence: Evidence) -> list[Any]:
         content = ["write", key.program.path, key.program.applet, key.pattern, int(key.operation)]
     return [
         content, evidence.first_ns, evidence.last_ns, evidence.count, evidence.containers,
-        evidence.runs, str(evidence.source),
+        evidence.runs, str(evidence.source), int(evidence.phases),
     ]  # fmt: skip
 
 
@@ -195,10 +204,12 @@ def _keys(reader: _Reader, field: str) -> list[tuple[Key, Evidence]]:
     found: list[tuple[Key, Evidence]] = []
     for i, row in enumerate(reader.get(field, list)):
         try:
-            content, first_ns, last_ns, count, containers, runs, source = row
+            content, first_ns, last_ns, count, containers, runs, source, *more = row
+            (phases,) = more or (ALWAYS,)
             evidence = Evidence(
-                int(first_ns), int(last_ns), int(count), int(containers), int(runs), Source(source)
-            )
+                int(first_ns), int(last_ns), int(count), int(containers), int(runs),
+                Source(source), Phase(phases),
+            )  # fmt: skip
             found.append((_key(content), evidence))
         except (ValueError, TypeError, UsageError) as error:
             raise ModelFileError(f"{reader.where}: {field}[{i}]: {error}") from error

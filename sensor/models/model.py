@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sensor.containers.container import Image
-from sensor.events import Actor, Event, EventFlag, EventKind, Operation, Origin, WalkEnd
+from sensor.events import (
+    Actor,
+    Detection,
+    Event,
+    EventFlag,
+    EventKind,
+    Operation,
+    Origin,
+    WalkEnd,
+)
 from sensor.models.keys import ExecKey, Key, Program, WriteKey, exec_key, written_paths
+from sensor.models.phases import ALWAYS, SETTLED_SECONDS, Phase, reachable
 from sensor.models.trie import PathTrie
 from sensor.paths import Pattern, generalise, is_protected
 
@@ -19,6 +29,9 @@ class ModelState(enum.StrEnum):
     DRY_RUN = "dry-run"
     ACTIVE = "active"
     ARCHIVED = "archived"
+
+
+_SETTLED = (ModelState.ACTIVE, ModelState.ARCHIVED)
 
 
 class Source(enum.StrEnum):
@@ -40,6 +53,7 @@ class Evidence:
     containers: int = 1
     runs: int = 1
     source: Source = Source.LEARNED
+    phases: Phase = ALWAYS
     last_container: str = field(default="", compare=False)  # not kept in the store
 
 
@@ -69,6 +83,7 @@ class Judgement:
     novel: tuple[Key, ...] = ()  # as it happened: exact
     learnable: tuple[Key, ...] = ()  # as it would be learned; empty when it must not be
     known_program: bool = False  # EXEC: the program is known under another parent
+    known_otherwise: Detection = Detection.NONE  # EXEC: known, but at start-up only
     reason: str = ""
 
 
@@ -95,8 +110,11 @@ class Model:
     created_ns: int = 0
     updated_ns: int = 0
     history: list[Transition] = field(default_factory=list)
+    mains: set[Program] = field(default_factory=set)  # what first processes run, once started
+    steady_seconds: float = 0.0  # observed after start-ups, over all runs
     _writes: PathTrie[tuple[Program, int]] = field(default_factory=PathTrie)
     _programs: dict[Program, int] = field(default_factory=dict)
+    _own: frozenset[Program] | None = None  # see phases.reachable()
 
     def __post_init__(self) -> None:
         for key in self.keys:
@@ -111,7 +129,51 @@ class Model:
         """Let the model know a key."""
         if key not in self.keys:
             self._index(key)
+            self._own = None
         self.keys[key] = evidence
+
+    def absorb(self, key: WriteKey, evidence: Evidence) -> None:
+        """Let the model know a wider key, in place of those that it covers."""
+        pattern = Pattern.parse(key.pattern)
+        covered = [
+            known
+            for known in self.keys
+            if isinstance(known, WriteKey)
+            and (known.program, known.operation) == (key.program, key.operation)
+            and pattern.covers(Pattern.parse(known.pattern))
+        ]
+        for known in covered:
+            old = self.keys.pop(known)
+            evidence.first_ns = min(evidence.first_ns, old.first_ns)
+            evidence.containers = max(evidence.containers, old.containers)
+            evidence.runs = max(evidence.runs, old.runs)
+            evidence.count += old.count
+        self.add(key, evidence)
+
+    def note_main(self, program: Program) -> list[Key]:
+        """A first process runs this after the start-up; the keys that are now known for good."""
+        if program in self.mains:
+            return []
+        before = [key for key in self.keys if self.is_startup_only(key)]
+        self.mains.add(program)
+        self._own = None
+        return [key for key in before if not self.is_startup_only(key)]
+
+    def is_startup_only(self, key: Key) -> bool:
+        """Whether a key is known at start-up only.
+
+        While the model learns, to find out whether it is; later, if enough was watched to say so.
+        """
+        evidence = self.keys.get(key)
+        if not isinstance(key, ExecKey) or evidence is None or evidence.phases & Phase.STEADY:
+            return False
+        if key.actor is not Actor.SERVICE or not key.parent.path:
+            return False
+        if self.state in _SETTLED and self.steady_seconds < SETTLED_SECONDS:
+            return False
+        if self._own is None:
+            self._own = reachable(self.keys, self.mains)
+        return key.parent not in self._own
 
     def _index(self, key: Key) -> None:
         if isinstance(key, WriteKey):
@@ -140,7 +202,13 @@ class Model:
     def _judge_execution(self, event: Event) -> Judgement:
         key = exec_key(event)
         # The letters of a path mean nothing where it does not start at the container's root.
-        if not unknowable(event) and (key in self.keys or self._service_does(key)):
+        found = None if unknowable(event) else self._known_as(key)
+        is_late = (
+            found is not None
+            and self.is_startup_only(found)
+            and not event.flags & EventFlag.STARTUP
+        )
+        if found is not None and not is_late:
             return Judgement(Verdict.KNOWN)
         refusal = _refusal(event) or _program_refusal(event)
         return Judgement(
@@ -148,18 +216,22 @@ class Model:
             novel=(key,),
             learnable=() if refusal else (key,),
             known_program=key.program in self._programs,
+            known_otherwise=Detection.STARTUP_PROGRAM if is_late else Detection.NONE,
             reason=refusal,
         )
 
-    def _service_does(self, key: ExecKey) -> bool:
-        """Whether a session or probe does what the service does as well.
+    def _known_as(self, key: ExecKey) -> ExecKey | None:
+        """The key itself if it is known; for sessions and probes what the service does as well.
 
         Coming in is not: that the runtime started the service with a shell says nothing about
         who enters with one later.
         """
+        if key in self.keys:
+            return key
         if key.actor is Actor.SERVICE or not key.parent.path:
-            return False
-        return ExecKey(key.parent, key.program, key.origin, Actor.SERVICE, key.script) in self.keys
+            return None
+        of_service = replace(key, actor=Actor.SERVICE)
+        return of_service if of_service in self.keys else None
 
     def _judge_change(self, event: Event) -> Judgement:
         program = Program(event.program, event.applet)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 from sensor.containers.container import Container
 from sensor.errors import UsageError
-from sensor.events import Actor, Event
-from sensor.models.keys import Key, WriteKey
-from sensor.models.learning import LearningSettings, Siblings, next_state, temporary_keys
+from sensor.events import Actor, Event, EventFlag, EventKind, Operation
+from sensor.models.generalise import Generaliser, temporary_keys
+from sensor.models.keys import Key, Program, WriteKey
+from sensor.models.learning import LearningSettings, next_state
 from sensor.models.model import (
     Evidence,
     Judgement,
@@ -20,6 +21,7 @@ from sensor.models.model import (
     Transition,
     Verdict,
 )
+from sensor.models.phases import ALWAYS, Phase
 from sensor.models.static import static_keys
 from sensor.models.store import ModelStore
 
@@ -31,6 +33,8 @@ class Run:
     model: Model
     complete: bool  # watched from its first instruction
     since: float  # when observation was last added up
+    starting_until: float = 0.0  # seconds since the epoch
+    main: Program | None = None  # what its first process runs, as far as that was new
 
 
 class ModelRegistry:
@@ -53,7 +57,7 @@ class ModelRegistry:
         self._settings = settings
         self._clock = clock
         self._models = {model.id: model for model in store.load()}
-        self._siblings = {model.id: Siblings(model.keys) for model in self._models.values()}
+        self._generalisers = {model.id: Generaliser(model.keys) for model in self._models.values()}
         self._runs: dict[str, Run] = {}
         self._changed: set[str] = set()
 
@@ -73,7 +77,9 @@ class ModelRegistry:
             model.containers += 1
             model.runs += 1
             model.complete_runs += complete
-        self._runs[container.id] = Run(model, complete, self._clock())
+        now = self._clock()
+        starting = now + self._settings.startup_pause if complete else 0.0
+        self._runs[container.id] = Run(model, complete, now, starting)
         self._touch(model)
         return model
 
@@ -95,7 +101,7 @@ class ModelRegistry:
             model.add(key, Evidence(now_ns, now_ns, 0, 0, 0, Source.STATIC))
         model.number = self._store.add(model)
         self._models[model.id] = model
-        self._siblings[model.id] = Siblings(model.keys)
+        self._generalisers[model.id] = Generaliser(model.keys)
         return model
 
     def detach(self, container_id: str) -> None:
@@ -157,7 +163,13 @@ class ModelRegistry:
         return model.judge(event)
 
     def learn(
-        self, model: Model, judgement: Judgement, event: Event, container_id: str
+        self,
+        model: Model,
+        judgement: Judgement,
+        event: Event,
+        container_id: str,
+        *,
+        init_pid: int = 0,
     ) -> list[Key]:
         """Take in one event. In a dry run a novelty starts the dry run again.
 
@@ -171,22 +183,34 @@ class ModelRegistry:
             return []
         if judgement.verdict is Verdict.KNOWN or not judgement.learnable:
             return []
+        self._note_startup(event, container_id, init_pid)
         new: list[Key] = []
         wider: list[WriteKey] = temporary_keys(event)
-        for key in judgement.learnable:
+        generaliser = self._generalisers[model.id]
+        for exact, key in zip(judgement.novel, judgement.learnable, strict=True):
             if _see(model.keys, key, event, container_id, model):
                 new.append(key)
-                if isinstance(key, WriteKey) and (more := self._siblings[model.id].add(key)):
-                    wider.append(more)
+                if isinstance(key, WriteKey) and isinstance(exact, WriteKey):
+                    wider += generaliser.add(key, exact)
         for key in wider:
             if key not in model.keys:
-                model.add(key, Evidence(event.time_ns, event.time_ns, source=Source.POPULATION))
+                model.absorb(key, Evidence(event.time_ns, event.time_ns, source=Source.POPULATION))
                 new.append(key)
         if new and model.state is ModelState.DRY_RUN:
             model.dry_run_seconds = 0.0
             model.extensions += 1
         self._touch(model)
         return new
+
+    def _note_startup(self, event: Event, container_id: str, init_pid: int) -> None:
+        """How long a run starts up, as far as what is new shows, and what its first process is."""
+        run = self._runs.get(container_id)
+        if run is None or event.kind is not EventKind.EXEC:
+            return
+        if event.flags & EventFlag.STARTUP:
+            run.starting_until = self._clock() + self._settings.startup_pause
+        if event.pid == init_pid and event.operation is Operation.EXEC:
+            run.main = Program(event.path, event.applet)
 
     def note_lost(self, container_id: str, lost: int) -> None:
         """Events of a container were lost: its model's quiet time starts again."""
@@ -204,6 +228,9 @@ class ModelRegistry:
         """Add up time under observation; move models whose time has come."""
         for run in self._runs.values():
             self._add_time(run, now)
+            if run.main is not None and now >= run.starting_until:
+                run.model.note_main(run.main)
+                run.main = None
         moved = []
         for model in {id(run.model): run.model for run in self._runs.values()}.values():
             following = next_state(model, self._settings)
@@ -216,6 +243,7 @@ class ModelRegistry:
         run.since = now
         if elapsed:
             run.model.observed_seconds += elapsed
+            run.model.steady_seconds += max(0.0, min(elapsed, now - run.starting_until))
             if run.model.state is ModelState.DRY_RUN:
                 run.model.dry_run_seconds += elapsed
             self._touch(run.model)
@@ -226,7 +254,7 @@ class ModelRegistry:
         model.sessions.clear()
         emptied = replace_contents(model)
         self._models[model.id] = emptied
-        self._siblings[model.id] = Siblings()
+        self._generalisers[model.id] = Generaliser()
         for run in self._runs.values():
             if run.model is model:
                 run.model = emptied
@@ -285,7 +313,7 @@ class ModelRegistry:
         if existing is None:
             model.number = self._store.add(model)
             self._models[model.id] = model
-            self._siblings[model.id] = Siblings(model.keys)
+            self._generalisers[model.id] = Generaliser(model.keys)
             return model
         if not replace_existing and not merge:
             raise UsageError(
@@ -354,19 +382,29 @@ def _see(
     container_id: str,
     model: Model | None = None,
 ) -> bool:
-    """Note that a key was seen; whether it is new."""
+    """Note that a key was seen; whether it is new, or new that it is in steady operation."""
     evidence = known.get(key)
     if evidence is None:
-        fresh = Evidence(event.time_ns, event.time_ns, last_container=container_id)
+        fresh = Evidence(
+            event.time_ns, event.time_ns, phases=_phase(event), last_container=container_id
+        )
         if model is None:
             known[key] = fresh
         else:
             model.add(key, fresh)
         return True
+    widened = not evidence.phases & _phase(event)
+    evidence.phases |= _phase(event)
     evidence.last_ns = event.time_ns
     evidence.count += 1
     if evidence.last_container != container_id:
         evidence.last_container = container_id
         evidence.containers += 1
         evidence.runs += 1
-    return False
+    return widened
+
+
+def _phase(event: Event) -> Phase:
+    if event.kind is not EventKind.EXEC:
+        return ALWAYS
+    return Phase.STARTUP if event.flags & EventFlag.STARTUP else Phase.STEADY

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from sensor.paths import Label, Match, Pattern, canonical, split
+from sensor.paths import LAST_ONLY, Label, Match, Pattern, canonical, last_labels, split
 
 T = TypeVar("T")
 
@@ -37,6 +37,11 @@ class Node(Generic[T]):
     def has_any(self) -> bool:
         """Whether ``*`` leads out of this node."""
         return _ANY in self.children
+
+    @property
+    def has_last(self) -> bool:
+        """Whether a label for last components only leads out of this node."""
+        return any(label.match in LAST_ONLY for label in self.children)
 
 
 _ANY = Label(Match.ANY)
@@ -118,6 +123,17 @@ class PathTrie(Generic[T]):
         """The edge that leads to a node; None for the root."""
         return self._edge_to.get(number)
 
+    def pattern_to(self, number: int) -> Pattern | None:
+        """The labels on the way to a node; None: there is no such node."""
+        labels: list[Label] = []
+        while number != self.root.number:
+            step = self._edge_to.get(number)
+            if step is None:
+                return None
+            labels.append(step[1])
+            number = step[0].number
+        return Pattern(tuple(reversed(labels)))
+
     def _copy(self, source: Node[T], target: Node[T]) -> None:
         target.values |= source.values
         target.subtree |= source.subtree
@@ -135,17 +151,22 @@ class PathTrie(Generic[T]):
         """The values of every pattern that matches these components."""
         node = self.root
         below: set[T] = set()
-        for part in components:
+        beside: set[T] = set()
+        for i, part in enumerate(components):
             below = node.subtree
+            if i == len(components) - 1 and node.has_last:
+                for label in last_labels(part):
+                    if (child := node.children.get(label)) is not None:
+                        beside |= child.values
             step = node.children.get(Label(Match.EXACT, part))
             if step is None and (form := canonical(part)) is not None:
                 step = node.children.get(Label(Match.CLASS, form))
             if step is None:
                 step = node.children.get(_ANY)
             if step is None:
-                return frozenset(below)
+                return frozenset(below | beside)
             node = step
-        return frozenset(node.values)
+        return frozenset(node.values | beside)
 
     def lookup(self, path: str) -> frozenset[T]:
         """The values of every pattern that matches an absolute path."""

@@ -16,7 +16,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from sensor.events import Actor, Event, EventFlag, EventKind, Operation, Origin, WalkEnd
+from sensor.events import (
+    Actor,
+    Event,
+    EventFlag,
+    EventKind,
+    Operation,
+    OperationClass,
+    Origin,
+    WalkEnd,
+)
 from sensor.kernel.decode import MULTICALL_NAMES
 from sensor.kernel.port import (
     MODEL_ROOT_BASE,
@@ -51,6 +60,9 @@ _KIND = {
     Match.EXACT: LabelKind.EXACT,
     Match.CLASS: LabelKind.CLASS,
     Match.ANY: LabelKind.ANY,
+    Match.TEMPORARY: LabelKind.TEMPORARY,
+    Match.EXTENSION: LabelKind.EXTENSION,
+    Match.DATA: LabelKind.DATA,
 }
 
 
@@ -62,6 +74,7 @@ class _Loaded:
     lists: Lists
     denied: frozenset[str] = frozenset()  # programs that rules name by their content
     executions: set[ExecEntry] = field(default_factory=set)
+    keys: dict[ExecEntry, ExecKey] = field(default_factory=dict)  # of these, which
     names: list[Edge] = field(default_factory=list)
     writes: set[tuple[int, int]] = field(default_factory=set)  # node, program
 
@@ -99,6 +112,7 @@ class Knowledge:
         self._next = NODE_FIRST
         # (parent node, kind, label) → node, for the trie of programs
         self._program_edges: dict[tuple[int, LabelKind, bytes], int] = {}
+        self._programs: dict[int, Program] = {}  # by number
         # model id → fingerprint of a rule → number of the loading
         self._numbers: dict[str, dict[str, int]] = defaultdict(dict)
         self._loaded: dict[int, _Loaded] = {}
@@ -147,6 +161,11 @@ class Knowledge:
 
     def program_number(self, program: Program) -> int:
         """The node of a program, made known to the kernel when it is new."""
+        node = self._program_number(program)
+        self._programs[node] = program
+        return node
+
+    def _program_number(self, program: Program) -> int:
         if not program.path:
             return NODE_RUNTIME
         node = NODE_PROGRAMS
@@ -189,7 +208,7 @@ class Knowledge:
         """
         old = self._numbers[model.id].pop(rule.fingerprint, 0)
         loaded = self._begin(model, rule, frozenset(denied))
-        self._add(loaded, self._numbers[model.id][rule.fingerprint], model.keys)
+        self._add(loaded, self._numbers[model.id][rule.fingerprint], model.keys, model)
         return old
 
     def denied(self, model: Model, rule: Rule) -> frozenset[str]:
@@ -218,7 +237,7 @@ class Knowledge:
             )
             self._loaded[number] = fresh
             self._put_lists(fresh, number, protected=fingerprint in self._protected)
-            self._add(fresh, number, model.keys)
+            self._add(fresh, number, model.keys, model)
         return list(earlier.values())
 
     def _new_number(self, model: Model, fingerprint: str) -> int:
@@ -298,14 +317,17 @@ class Knowledge:
         if not self._numbers[model.id]:
             self._begin(model, _NO_RULE, frozenset())
         for number in self._numbers[model.id].values():
-            self._add(self._loaded[number], number, wanted)
+            self._add(self._loaded[number], number, wanted, model)
 
-    def _add(self, loaded: _Loaded, number: int, keys: Iterable[Key]) -> None:
+    def _add(self, loaded: _Loaded, number: int, keys: Iterable[Key], model: Model) -> None:
         executions: list[ExecEntry] = []
         for key in keys:
             if isinstance(key, ExecKey):
                 if not loaded.denies(key.program):
-                    executions.extend(self._exec_entries(loaded, number, key))
+                    startup = model.is_startup_only(key)
+                    entries = self._exec_entries(loaded, number, key, startup=startup)
+                    loaded.keys[entries[0]] = key
+                    executions.extend(entries)
             elif isinstance(key, WriteKey):
                 loaded.trie.insert(
                     Pattern.parse(key.pattern),
@@ -314,14 +336,18 @@ class Knowledge:
         self._push_trie(loaded)
         self._put_exec(loaded, executions)
 
-    def _exec_entries(self, loaded: _Loaded, number: int, key: ExecKey) -> list[ExecEntry]:
+    def _exec_entries(
+        self, loaded: _Loaded, number: int, key: ExecKey, *, startup: bool = False
+    ) -> list[ExecEntry]:
         """An execution; that of its binary, which may begin; and that somebody does it at all."""
         entry = self._exec_entry(number, key)
-        entries = [replace(entry, reported=loaded.looks_at_arguments(key.program))]
+        reported = loaded.looks_at_arguments(key.program)
+        entries = [replace(entry, reported=reported, startup=startup)]
         if key.program.applet:
             entries.append(self._binary_entry(number, key))
         return entries + [
-            replace(e, parent=NODE_ANY, origin=0, actor=0, reported=False) for e in entries
+            replace(e, parent=NODE_ANY, origin=0, actor=0, reported=False, startup=False)
+            for e in entries
         ]
 
     def _put_exec(self, loaded: _Loaded, executions: Iterable[ExecEntry]) -> None:
@@ -357,6 +383,39 @@ class Knowledge:
     def _put_writes(self, loaded: _Loaded, entries: list[WriteEntry]) -> None:
         loaded.writes |= {(entry.node, entry.program) for entry in entries}
         self._kernel.put_write(entries)
+
+    def take_seen(self, model: Model) -> set[Key]:
+        """The keys of a model by which the kernel judged something known since the last call.
+
+        Of known behaviour the kernel tells nothing else; how often keys recur says how much of
+        what a model will meet it has met already. Asked about once a minute.
+        """
+        found: set[Key] = set()
+        for number in self._numbers[model.id].values():
+            loaded = self._loaded[number]
+            seen = self._kernel.take_seen(
+                list(loaded.keys), [WriteEntry(node, program, 0) for node, program in loaded.writes]
+            )
+            found |= {loaded.keys[entry] for entry in seen.executions}
+            for write in seen.writes:
+                for key in self._keys_of(loaded, write):
+                    found |= {key} if key in model.keys else _wider(model, key)
+        return found & model.keys.keys()
+
+    def _keys_of(self, loaded: _Loaded, write: WriteEntry) -> set[WriteKey]:
+        """The keys by which a change was known: those whose pattern leads to the node."""
+        program = self._programs.get(write.program)
+        pattern = loaded.trie.pattern_to(write.node)
+        if program is None or pattern is None:
+            return set()
+        keys: set[WriteKey] = set()
+        for operation in OperationClass:
+            if write.operations & operation:
+                keys.add(WriteKey(program, pattern.text, operation))
+            if write.operations & operation << _BELOW_SHIFT:
+                below = Pattern((*pattern.labels, Label(Match.SUBTREE)))
+                keys.add(WriteKey(program, below.text, operation))
+        return keys
 
     def forget(self, model: Model) -> None:
         """Take everything a model knows out of the kernel; its programs keep their numbers."""
@@ -466,6 +525,20 @@ class Knowledge:
         return node
 
 
+def _wider(model: Model, seen: WriteKey) -> set[Key]:
+    """The keys that a more specific node repeats (see sensor/models/trie.py)."""
+    pattern = Pattern.parse(seen.pattern)
+    if not pattern.is_exact:
+        return set()
+    return {
+        key
+        for key in model.keys
+        if isinstance(key, WriteKey)
+        and (key.program, key.operation) == (seen.program, seen.operation)
+        and Pattern.parse(key.pattern).matches_components([label.name for label in pattern.labels])
+    }
+
+
 def _edge(parent: Node[_Value], label: Label, child: Node[_Value]) -> Edge:
     flags = NodeFlag(0)
     if child.has_class:
@@ -474,6 +547,8 @@ def _edge(parent: Node[_Value], label: Label, child: Node[_Value]) -> Edge:
         flags |= NodeFlag.HAS_ANY
     if child.subtree:
         flags |= NodeFlag.SUBTREE
+    if child.has_last:
+        flags |= NodeFlag.HAS_LAST
     return Edge(parent.number, _KIND[label.match], label.name, child.number, flags)
 
 

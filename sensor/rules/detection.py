@@ -13,6 +13,8 @@ from sensor.paths import is_protected
 PROCESSES = (
     Detection.UNKNOWN_PROGRAM,
     Detection.UNKNOWN_PARENT,
+    Detection.STARTUP_PROGRAM,
+    Detection.UNKNOWN_ARGUMENTS,
     Detection.CHANGED_PROGRAM,
     Detection.MEMORY_PROGRAM,
     Detection.SETUID_PROGRAM,
@@ -27,16 +29,24 @@ HARD = frozenset({*DENIALS, Detection.CHANGED_PROGRAM, Detection.MEMORY_PROGRAM}
 _IN_ITS_FILES = (WalkEnd.ROOT, WalkEnd.BY_NAME)
 
 
-def detect(event: Event, *, known_program: bool, denied: bool = False) -> Detection:
+def detect(
+    event: Event,
+    *,
+    known_program: bool,
+    denied: bool = False,
+    known_otherwise: Detection = Detection.NONE,
+) -> Detection:
     """What kind of deviation a novel event is.
 
     Args:
         event: that the effective policy does not know.
         known_program: an execution whose program the model knows under another parent.
         denied: a rule names the program or the path.
+        known_otherwise: an execution that the model knows at start-up only, or with other
+            arguments: the detection that this is.
     """
     if event.kind is EventKind.EXEC:
-        return _detect_program(event, known_program, denied)
+        return _detect_program(event, known_program, denied, known_otherwise)
     if denied:
         return Detection.DENIED_PATH
     if is_protected(event.path) or (event.path2 and is_protected(event.path2)):
@@ -44,7 +54,9 @@ def detect(event: Event, *, known_program: bool, denied: bool = False) -> Detect
     return Detection.UNKNOWN_WRITE
 
 
-def _detect_program(event: Event, known_program: bool, denied: bool) -> Detection:
+def _detect_program(
+    event: Event, known_program: bool, denied: bool, known_otherwise: Detection
+) -> Detection:
     if denied:
         return Detection.DENIED_PROGRAM
     if event.origin is Origin.MEMORY:
@@ -57,6 +69,8 @@ def _detect_program(event: Event, known_program: bool, denied: bool) -> Detectio
         return Detection.EXEC_SESSION
     if event.flags & EventFlag.SETUID:
         return Detection.SETUID_PROGRAM
+    if known_otherwise:
+        return known_otherwise
     return Detection.UNKNOWN_PARENT if known_program else Detection.UNKNOWN_PROGRAM
 
 

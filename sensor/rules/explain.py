@@ -142,7 +142,8 @@ def _judged(what: str, event: Event, model: Model, rule: Rule, sha256: str) -> E
 
 
 _LEARNED = (
-    Detection.UNKNOWN_PROGRAM, Detection.UNKNOWN_PARENT, Detection.SETUID_PROGRAM,
+    Detection.UNKNOWN_PROGRAM, Detection.UNKNOWN_PARENT, Detection.STARTUP_PROGRAM,
+    Detection.UNKNOWN_ARGUMENTS, Detection.SETUID_PROGRAM,
     Detection.UNKNOWN_WRITE, Detection.PROTECTED_WRITE,
 )  # fmt: skip
 

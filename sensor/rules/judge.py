@@ -54,7 +54,12 @@ def rule_on(event: Event, model: Model, rule: Rule, sha256: Hasher) -> Ruling:
                 return Ruling(judgement, because=allowed)
     if judgement.verdict is Verdict.KNOWN:
         return Ruling(judgement)
-    return Ruling(judgement, detect(event, known_program=judgement.known_program))
+    detection = detect(
+        event,
+        known_program=judgement.known_program,
+        known_otherwise=judgement.known_otherwise,
+    )
+    return Ruling(judgement, detection)
 
 
 def _without_allowed(

@@ -38,7 +38,7 @@ def _duration(value: Any) -> Any:
 
 def _pattern(text: str) -> str:
     try:
-        Pattern.parse(text)
+        Pattern.parse(text, plain=True)
     except UsageError as error:
         raise ValueError(
             f"{error} (of a component, '*' stands for all of it, '**' at the end for all below)"
@@ -158,6 +158,8 @@ class ProcessesModel(_Strict):
     default: ActionName = Field(default="alert", description="For what is not named below")
     unknown_program: ActionName | None = None
     unknown_parent: ActionName | None = None
+    startup_program: ActionName | None = None
+    unknown_arguments: ActionName | None = None
     changed_program: ActionName | None = None
     memory_program: ActionName | None = None
     setuid_program: ActionName | None = None

@@ -7,12 +7,21 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from sensor.events import Actor, Event, EventKind, Operation, OperationClass, Origin
+from sensor.events import (
+    Actor,
+    Detection,
+    Event,
+    EventFlag,
+    EventKind,
+    Operation,
+    OperationClass,
+    Origin,
+)
 from sensor.kernel.live import LiveKernel
 from sensor.kernel.port import (
     MODEL_ROOT_BASE,
@@ -22,11 +31,13 @@ from sensor.kernel.port import (
     LabelKind,
     NameEntry,
     NodeFlag,
+    Seen,
     WriteEntry,
 )
 from sensor.models.trie import PathTrie
-from sensor.paths import Label, Match, Pattern, canonical, split
+from sensor.paths import Label, Match, Pattern, canonical, last_labels, split
 from tests.kernel.conftest import Cgroup, watch_with_model
+from tests.live import KernelTestSettings
 
 Read = Callable[[], list[Event]]
 MODEL = 7
@@ -79,6 +90,7 @@ class Teacher:
             flags |= NodeFlag.HAS_CLASS if child.has_class else NodeFlag(0)
             flags |= NodeFlag.HAS_ANY if child.has_any else NodeFlag(0)
             flags |= NodeFlag.SUBTREE if child.subtree else NodeFlag(0)
+            flags |= NodeFlag.HAS_LAST if child.has_last else NodeFlag(0)
             edges.append(
                 Edge(parent.number, LabelKind(int(label.match)), label.name, child.number, flags)
             )
@@ -196,8 +208,12 @@ def _is_write(event: Event, directory: Path) -> bool:
 
 
 def _random_name(source: random.Random) -> str:
-    alphabet = source.choice(["ab1", "aB3", "0123456789abcdef", "xY9z-_.", "a.b-1", "\x01\x02a1é"])
-    return "".join(source.choice(alphabet) for _ in range(source.randint(1, 40)))
+    alphabet = source.choice(
+        ["ab1", "aB3", "0123456789abcdef", "xY9z-_.", "a.b-1", "\x01\x02a1é", "abc"]
+    )
+    ending = source.choice(["", "", "", ".log", ".so", ".php", ".x"])
+    name = "".join(source.choice(alphabet) for _ in range(source.randint(1, 40))) + ending
+    return name if name.strip(".") else f"{name}a"
 
 
 def _random_pattern(source: random.Random, base: Path, parts: list[bytes]) -> Pattern:
@@ -211,8 +227,11 @@ def _random_pattern(source: random.Random, base: Path, parts: list[bytes]) -> Pa
             labels.append(Label(Match.CLASS, form))
         else:
             labels.append(Label(Match.EXACT, part))
-    if source.randrange(6) == 0:
+    how = source.randrange(6)
+    if how == 0:
         labels[-1] = Label(Match.SUBTREE)
+    elif how < 3 and (last := last_labels(parts[-1])):
+        labels[-1] = source.choice(last)
     return Pattern(tuple(labels))
 
 
@@ -250,6 +269,57 @@ def test_kernel_and_python_agree_on_generated_paths(
     reported = {e.path for e in events() if _is_write(e, base)}
     expected = {path for path in paths if not trie.walk(split(path))}
     assert reported == expected
+
+
+def test_known_behaviour_is_marked_until_it_is_taken(
+    cgroup: Cgroup, teacher: Teacher, events: Read, tmp_path: Path
+) -> None:
+    """The kernel is silent about what is known, and remembers by which entries it was."""
+    shell, env, true = (teacher.program(real(name)) for name in ("sh", "env", "true"))
+    teacher.execution(env, shell)
+    teacher.execution(shell, true)
+    teacher.patterns([Pattern.parse(f"{_text(tmp_path)}/log-<N>")], shell)
+    watch_with_model(cgroup.kernel, cgroup, MODEL)
+    kernel = cgroup.kernel
+    cgroup.run("/usr/bin/env", "sh", "-c", f"echo x > {tmp_path}/log-5")
+    events()
+    seen = kernel.take_seen(kernel.executions(), kernel.writes())
+    assert [entry.program for entry in seen.executions] == [shell]
+    assert [(e.program, e.operations) for e in seen.writes] == [(shell, OperationClass.WRITE)]
+    assert kernel.take_seen(kernel.executions(), kernel.writes()) == Seen()
+    cgroup.run("/usr/bin/env", "sh", "-c", f"{real('true')}; echo x > {tmp_path}/other")
+    seen = kernel.take_seen(kernel.executions(), kernel.writes())
+    assert {entry.program for entry in seen.executions} == {shell, true}
+    assert not seen.writes
+
+
+@pytest.fixture
+def startup_pause(kernel: LiveKernel) -> Iterator[float]:
+    """A pause that tests can wait for; in seconds."""
+    kernel.set_startup_pause(2.0)
+    yield 2.0
+    kernel.set_startup_pause(KernelTestSettings.startup_pause)
+
+
+def test_what_belongs_to_the_start_up_is_novel_after_it(
+    cgroup: Cgroup, teacher: Teacher, events: Read, startup_pause: float
+) -> None:
+    """A start-up goes on while it does something new, and ends with a pause."""
+    shell, true = teacher.program(real("sh")), teacher.program(real("true"))
+    teacher.execution(teacher.program(real("env")), shell)
+    entry = ExecEntry(MODEL, shell, true, int(Origin.UNKNOWN), int(Actor.SERVICE), startup=True)
+    cgroup.kernel.put_exec([entry])
+    assert entry in cgroup.kernel.executions()
+    watch_with_model(cgroup.kernel, cgroup, MODEL)
+    program = real("true")
+    script = f"for i in 1 2 3; do {program}; sleep 1; done; sleep {startup_pause + 1}; {program}; :"
+    cgroup.run("/usr/bin/env", "sh", "-c", script)
+    found = [e for e in events() if e.kind is EventKind.EXEC]
+    late = [e for e in found if e.path == real("true")]
+    assert [(e.detection, EventFlag.STARTUP in e.flags) for e in late] == [
+        (Detection.STARTUP_PROGRAM, False)
+    ]
+    assert EventFlag.STARTUP in found[0].flags
 
 
 def test_names_answered_are_silent_until_they_expire(

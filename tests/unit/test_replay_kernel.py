@@ -23,6 +23,7 @@ from sensor.kernel.port import (
     Kernel,
     LabelKind,
     NodeFlag,
+    Seen,
     WriteEntry,
 )
 from sensor.models.keys import Key, Program, WriteKey, exec_key
@@ -156,6 +157,20 @@ def test_applets() -> None:
     assert kernel.program_node(Program("/bin/busybox", "busybox")) == 0
     assert kernel.program_node(Program("/bin/busybox", "ls")) > 0
     assert kernel.program_node(Program("")) == NODE_RUNTIME
+
+
+def test_what_was_known_is_marked_until_it_is_taken() -> None:
+    """Known behaviour is silent, but leaves the entry by which it was known, once."""
+    tool = exec_key(execution("/bin/tool"))
+    kernel = knowing(tool, WriteKey(SERVE, "/run/<N>.pid", OperationClass.WRITE))
+    assert kernel.feed(execution("/bin/tool"), change("/run/7.pid"), change("/run/8.pid")) == 0
+    seen = kernel.take_seen(kernel.executions(), kernel.writes())
+    (write,) = seen.writes
+    assert [entry.program for entry in seen.executions] == [kernel.program_node(tool.program)]
+    assert (write.program, write.operations) == (kernel.program_node(SERVE), OperationClass.WRITE)
+    assert kernel.take_seen(kernel.executions(), kernel.writes()) == Seen()
+    kernel.feed(change("/run/7.pid", operation=Operation.UNLINK), execution("/bin/other"))
+    assert kernel.take_seen(kernel.executions(), kernel.writes()) == Seen()
 
 
 def test_edges_come_parents_first() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from sensor.audits.formats import escape, iso, when
+from sensor.cli.model_admission import admission_json, admission_lines
 from sensor.cli.output import duration, emit, emit_json, emit_lines, output_option
 from sensor.errors import UsageError
-from sensor.models.adversary import Admission, model_admission
+from sensor.models.adversary import model_admission
 from sensor.models.diff import describe
 from sensor.models.files import unpack_model
 from sensor.models.keys import ExecKey, Key, WriteKey
@@ -78,7 +79,7 @@ def show(context: Any, /, model: str, admission: bool, output: str) -> None:
         for line in page(found):
             click.echo(line)
         for line in admission_lines(admitted) if admitted else ():
-            click.echo(escape(line))
+            click.echo(line)
     elif output == "json":
         tried = {"admission": admission_json(admitted)} if admitted else {}
         emit_json({**as_json(found), **tried})
@@ -131,34 +132,6 @@ def page(model: Model) -> list[str]:
         lines.append(f"Sessions did, not learned ({len(model.sessions)})")
         lines.extend(f"  {escape(describe(key))}" for key in sorted(model.sessions, key=describe))
     return lines
-
-
-def admission_lines(tried: Admission) -> list[str]:
-    """What a model admits, for a person."""
-    summary = (
-        f"Of {tried.tried} paths that an attacker would write, {tried.admitted} are admitted "
-        f"({tried.share:.1%}); outside of granted directories {len(tried.outside)} of "
-        f"{tried.tried_outside} ({tried.share_outside:.1%}); in protected places "
-        f"{len(tried.protected)}."
-    )
-    return [
-        summary,
-        *(f"  any name in {directory}" for directory in tried.granted),
-        *(f"  {path}" for path in tried.outside),
-        *(f"  protected: {path}" for path in tried.protected),
-    ]
-
-
-def admission_json(tried: Admission) -> dict[str, Any]:
-    """What a model admits, with stable field names."""
-    return {
-        "tried": tried.tried,
-        "admitted": tried.admitted,
-        "tried_outside": tried.tried_outside,
-        "outside": [escape(path) for path in tried.outside],
-        "protected": [escape(path) for path in tried.protected],
-        "granted": [escape(path) for path in tried.granted],
-    }
 
 
 def _seen(evidence: Evidence) -> str:

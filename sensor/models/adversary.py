@@ -146,10 +146,14 @@ def example(pattern: Pattern) -> str:
 
 
 def _example(label: Label) -> str:
-    if label.match in (Match.ANY, Match.SUBTREE):
+    if label.match in (Match.ANY, Match.SUBTREE, Match.DATA):
         return "any"
     name = label.name
-    if label.match is Match.CLASS:
+    if label.match is Match.TEMPORARY:
+        name += b"k7Qx2Z"
+    elif label.match is Match.EXTENSION:
+        name = b"any" + name
+    elif label.match is Match.CLASS:
         name = name.replace(bytes((MARK_NUMBER,)), b"41").replace(
             bytes((MARK_RANDOM,)), b"4f1e9c0d2b"
         )

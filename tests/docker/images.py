@@ -8,12 +8,14 @@ by a key of everything that went into it, and becomes one image for each service
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shlex
 import shutil
 import subprocess
+import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sensor.demo.busybox import root_archive
@@ -78,18 +80,32 @@ def commit(docker: Docker, base: str, recipe: Recipe, files: bytes = b"") -> Non
         docker: the Engine.
         base: name of the root's image.
         recipe: what becomes of it.
-        files: a tar archive that is unpacked over the root.
+        files: a tar archive that is unpacked over the root, besides the recipe's own files.
     """
     if docker.has_image(recipe.reference):
         docker("rmi", "--force", recipe.reference)
     scratch = docker("create", base, "true")
     try:
-        if files:
-            docker("cp", "-", f"{scratch}:/", stdin=files)
+        for archive in (_archive(recipe.files), files):
+            if archive:
+                docker("cp", "-", f"{scratch}:/", stdin=archive)
         changes = [word for change in recipe.changes for word in ("--change", change)]
         docker("commit", *changes, scratch, recipe.reference, timeout=120)
     finally:
         docker("rm", scratch)
+
+
+def _archive(files: Mapping[str, str]) -> bytes:
+    if not files:
+        return b""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text.encode())
+            entry.mode = 0o755 if name.endswith(".sh") else 0o644
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    return buffer.getvalue()
 
 
 def root_key(root: Root) -> str:

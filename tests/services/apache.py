@@ -62,13 +62,13 @@ APACHE = Service(
         "apache",
         ('CMD ["/usr/local/bin/apache-entrypoint.sh"]', "EXPOSE 80"),
         options=("--stop-signal", "SIGWINCH"),
+        files={
+            "usr/local/bin/apache-entrypoint.sh": _ENTRYPOINT,
+            "etc/apache2/conf-enabled/soak.conf": _CONFIGURATION,
+            "var/www/html/index.php": _PAGE,
+        },
     ),
     packages=("apache2", "libapache2-mod-php"),
-    files={
-        "usr/local/bin/apache-entrypoint.sh": _ENTRYPOINT,
-        "etc/apache2/conf-enabled/soak.conf": _CONFIGURATION,
-        "var/www/html/index.php": _PAGE,
-    },
     commands=(
         'mkdir -p "$1"/var/www/data/cache "$1"/var/www/data/uploads',
         'chroot "$1" chown -R www-data /var/www/data',

@@ -45,12 +45,15 @@ libparts.a: $(PARTS)
 """
 
 BUILD = Service(
-    Recipe("build", ('CMD ["/usr/local/bin/build-entrypoint.sh"]',)),
+    Recipe(
+        "build",
+        ('CMD ["/usr/local/bin/build-entrypoint.sh"]',),
+        files={
+            "usr/local/bin/build-entrypoint.sh": _ENTRYPOINT,
+            "etc/soak/Makefile": _MAKEFILE,
+        },
+    ),
     packages=("gcc", "git", "libc6-dev", "make"),
-    files={
-        "usr/local/bin/build-entrypoint.sh": _ENTRYPOINT,
-        "etc/soak/Makefile": _MAKEFILE,
-    },
     learn="sleep 15",
     judge="sleep 15",
     learn_options=("--env", "FILES=4", "--env", "FLAGS=-O1"),

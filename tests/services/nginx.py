@@ -57,12 +57,12 @@ NGINX = Service(
             "EXPOSE 80",
         ),
         options=("--stop-signal", "SIGQUIT"),
+        files={
+            "usr/local/bin/nginx-entrypoint.sh": _ENTRYPOINT,
+            "etc/nginx/conf.d/proxy.conf": _PROXY,
+        },
     ),
     packages=("nginx-light",),
-    files={
-        "usr/local/bin/nginx-entrypoint.sh": _ENTRYPOINT,
-        "etc/nginx/conf.d/proxy.conf": _PROXY,
-    },
     learn=_LEARN,
     judge=_JUDGE,
 )

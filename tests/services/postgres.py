@@ -80,13 +80,11 @@ POSTGRES = Service(
             "EXPOSE 5432",
         ),
         options=("--stop-signal", "SIGINT"),
+        files={"usr/local/bin/postgres-entrypoint.sh": _ENTRYPOINT},
     ),
     packages=("postgresql",),
-    files={
-        "usr/local/bin/postgres-entrypoint.sh": _ENTRYPOINT,
-        # Initialised by the entrypoint, as the official image does, and not by the package.
-        "etc/postgresql-common/createcluster.conf": "create_main_cluster = false\n",
-    },
+    # Initialised by the entrypoint, as the official image does, and not by the package.
+    early={"etc/postgresql-common/createcluster.conf": "create_main_cluster = false\n"},
     learn=_LEARN,
     judge=_JUDGE,
 )

@@ -81,13 +81,13 @@ PYAPP = Service(
             "WORKDIR /app",
             "EXPOSE 8000",
         ),
+        files={
+            "app/app.py": _APP,
+            "app/parts/__init__.py": "",
+            **{f"app/parts/{name}.py": _PART for name in ("sales", "stock", "returns")},
+        },
     ),
     packages=("gunicorn", "python3-flask"),
-    files={
-        "app/app.py": _APP,
-        "app/parts/__init__.py": "",
-        **{f"app/parts/{name}.py": _PART for name in ("sales", "stock", "returns")},
-    },
     commands=('mkdir -p "$1"/app/log "$1"/app/uploads',),
     learn=_LEARN,
     judge=_JUDGE,

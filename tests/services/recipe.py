@@ -13,6 +13,7 @@ class Recipe:
     name: str
     changes: tuple[str, ...]  # as for docker commit --change
     options: tuple[str, ...] = ()  # for docker run; what commit cannot change
+    files: Mapping[str, str] = field(default_factory=dict)  # put over the root; *.sh is executable
 
     @property
     def reference(self) -> str:
@@ -42,8 +43,8 @@ class Service:
     packages: tuple[str, ...]
     learn: str
     judge: str
-    files: Mapping[str, str] = field(default_factory=dict)  # as for Root
-    commands: tuple[str, ...] = ()
+    early: Mapping[str, str] = field(default_factory=dict)  # files of the root
+    commands: tuple[str, ...] = ()  # as for Root
     learn_options: tuple[str, ...] = ()  # for docker run, where no client can say what to do
     judge_options: tuple[str, ...] = ()
 
@@ -57,7 +58,7 @@ def root_of(services: Sequence[Service], tools: Sequence[str], name: str) -> Roo
     """The root that all these services are made of, with the tools of their clients."""
     files: dict[str, str] = {}
     for service in services:
-        files.update(service.files)
+        files.update(service.early)
     packages = {package for service in services for package in service.packages} | set(tools)
     commands = [command for service in services for command in service.commands]
     return Root(tuple(sorted(packages)), files, commands, name)

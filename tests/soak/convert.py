@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from sensor.errors import BadInputError
-from sensor.events import Actor, Event, EventKind, Operation, Origin, WalkEnd
+from sensor.events import Actor, Event, EventFlag, EventKind, Operation, Origin, WalkEnd
 
 _CGROUP = 1
 _NANOSECONDS = 1_000_000_000
 # Debian's packages put files there and services write elsewhere, near enough.
 _IMAGE_TREES = ("/etc/", "/usr/", "/bin/", "/sbin/", "/lib/", "/lib64/")
+_STARTUP_PAUSE = 30.0  # as Rote's own default
 _INTERPRETER = re.compile(r"/(?:(?:ba|da)?sh|perl|php|python|env)[\d.]*$")
 _NEEDED = {"t", "k", "pid", "exe", "path"}
 _DELETED = " (deleted)"
@@ -43,10 +44,18 @@ def load_foreign(path: Path) -> list[Event]:
     interpreted = _scripts(rows)
     programs: dict[int, str] = {}  # by process, for those that had ended
     written: set[str] = set()
+    executed: set[tuple[str, str]] = set()
+    starting_until = _STARTUP_PAUSE
     events: list[Event] = []
     for number, row in enumerate(rows):
         if row["k"] == "x":
-            events.append(_execution(row, written, script=number in interpreted))
+            event = _execution(row, written, script=number in interpreted)
+            events.append(event)
+            if row["t"] < starting_until:
+                event.flags |= EventFlag.STARTUP
+                if (event.program, event.path) not in executed:
+                    starting_until = row["t"] + _STARTUP_PAUSE
+            executed.add((event.program, event.path))
             programs[row["pid"]] = row["path"]
         elif row["k"] in ("w", "h"):
             program = row["exe"] if row["exe"] != _GONE else programs.get(row["pid"], "")

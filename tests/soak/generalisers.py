@@ -21,6 +21,8 @@ from sensor.models.store import ModelStore
 from sensor.paths import Pattern, split
 from tests.soak.traces import Run
 
+_TICK_SECONDS = 1.0
+
 
 class Generaliser(Protocol):
     """Something that learns from events and judges others."""
@@ -51,7 +53,8 @@ class Ours:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="rote-compare-")
         self._store = ModelStore(Path(self._folder.name, "models.db"))
-        self._registry = ModelRegistry(self._store, LearningSettings(), clock=lambda: 0.0)
+        self._now = 0.0  # seconds, as the events say them; a later run begins later
+        self._registry = ModelRegistry(self._store, LearningSettings(), clock=lambda: self._now)
         self._runs = 0
         self.model: Model | None = None
 
@@ -60,14 +63,23 @@ class Ours:
         container = _container(f"run {self._runs}")
         self._runs += 1
         model = self.model = self._registry.attach(container, complete=True)
+        init_pid = next((event.pid for event in run.events if not event.program), 0)
+        began = self._now
         for event in run.events:
+            now = began + event.time_ns / 1e9
+            if now >= self._now + _TICK_SECONDS:
+                self._now = now
+                self._registry.tick(now)
             judgement = self._registry.judge(model, event)
-            self._registry.learn(model, judgement, event, container.id)
+            self._registry.learn(model, judgement, event, container.id, init_pid=init_pid)
+        self._now += _TICK_SECONDS
+        self._registry.tick(self._now)
         self._registry.detach(container.id)
 
     def novel(self, run: Run) -> dict[Key, Event]:
         """See ``Generaliser.novel``."""
         assert self.model is not None
+        self._registry.activate(self.model)
         found: dict[Key, Event] = {}
         for event in run.events:
             for key in self._registry.judge(self.model, event).novel:

@@ -43,14 +43,16 @@ class Recorder(Rote):
 def record(docker: Docker, service: Service, seconds: float) -> tuple[list[Event], list[Event]]:
     """Both runs of a service."""
     recorder = Recorder(docker)
-    cgroups = []
+    cgroups: list[int] = []
     try:
         recorder.start()
         for script, options in (
             (service.learn, service.learn_options),
             (service.judge, service.judge_options),
         ):
-            container = start(docker, recorder, service, options)
+            # A variable more is another launch signature, thus another model that knows nothing.
+            again = ("--env", "SOAK_AGAIN=1") if cgroups else ()
+            container = start(docker, recorder, service, (*options, *again))
             cgroups.append(_cgroup(container))
             work(docker, container, script, seconds)
             end(recorder, container)

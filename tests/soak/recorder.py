@@ -1,10 +1,10 @@
-"""A daemon to which nothing is ever known, and which keeps what the kernel reports.
+"""A daemon that keeps what the kernel reports, and to which no write is ever known.
 
-    python -m tests.soak.recorder OPTIONS-OF-ROTE… FILE
+    python -m tests.soak.recorder STATE RUN PINS RUNTIME FILE
 
-The real daemon on the real kernel side, but executions and writes that it learns do not go back
-into the kernel, so all come again. The first of each kind is kept: kind, operation, acting program,
-object, origin, actor.
+The real daemon on the real kernel side, but writes that it learns do not go back into the kernel,
+so all come again. Executions do, because a start-up is over when no new ones come. The first of
+each is kept: kind, operation, acting program, object, origin, actor, and whether in the start-up.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from sensor.config import Settings
 from sensor.daemon import serve
 from sensor.errors import RoteError
-from sensor.events import Event, EventKind
+from sensor.events import Event, EventFlag, EventKind
 from sensor.kernel.live import KernelSettings, LiveKernel
-from sensor.kernel.port import ExecEntry, NameEntry, WriteEntry
+from sensor.kernel.port import NameEntry, WriteEntry
 from sensor.testing import save_events
 
 _RECORDED: dict[tuple[object, ...], Event] = {}
@@ -27,10 +27,7 @@ _MANY = 200_000
 
 
 class RecordingKernel(LiveKernel):
-    """The live kernel side, whose tables of knowledge stay empty."""
-
-    def put_exec(self, entries: Iterable[ExecEntry]) -> None:
-        """Nothing becomes known."""
+    """The live kernel side, whose tables of known writes stay empty."""
 
     def put_write(self, entries: Iterable[WriteEntry]) -> None:
         """Nothing becomes known."""
@@ -51,6 +48,7 @@ def _what(event: Event) -> tuple[object, ...]:
     return (
         event.cgroup_id, event.kind, event.operation, event.program, event.applet,
         event.program_applet, event.path, event.path2, event.origin, event.actor, event.walk_end,
+        event.flags & EventFlag.STARTUP,
     )  # fmt: skip
 
 

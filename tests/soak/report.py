@@ -12,7 +12,6 @@ from sensor.models.adversary import Admission
 from sensor.paths import is_protected
 
 RESULTS = Path(".cache/soak/results.json")
-HORIZON = 3600.0  # seconds that alarms are counted for
 
 
 @dataclass(slots=True)
@@ -35,8 +34,9 @@ class Report:
     writes: list[str] = field(default_factory=list)
     protected: list[str] = field(default_factory=list)
     alarms: int = 0
-    expected: float | None = None  # new keys in the judged time, as the model predicted
-    bound: float | None = None  # alarms in the judged time, with 95 % confidence
+    # As the model predicted when learning was over; None: it does not say.
+    expected_per_day: float | None = None  # new keys
+    bound_per_day: float | None = None  # false alarms, at most, with 95 % confidence
     sentence: str = ""
     tried: int = 0
     admitted: int = 0
@@ -120,9 +120,10 @@ def table(reports: Iterable[Report]) -> str:
 def _line(r: Report) -> str:
     active = "by hand" if r.minutes_active is None else f"{r.minutes_active:.1f}"
     added = f" (+{len(r.run_time_programs)} written at run time)" if r.run_time_programs else ""
-    predicted = "—" if r.expected is None else f"{r.expected:.1f}"
-    if r.bound is not None:
-        predicted += f", at most {r.bound:.1f}"
+    days = r.judged_minutes / (24 * 60)
+    predicted = "—" if r.expected_per_day is None else f"{r.expected_per_day * days:.1f}"
+    if r.bound_per_day is not None:
+        predicted += f", at most {r.bound_per_day * days:.1f}"
     everything = 100 * r.admitted / r.tried if r.tried else 0.0
     outside = 100 * len(r.admitted_outside) / r.tried_outside if r.tried_outside else 0.0
     return (

@@ -34,14 +34,11 @@ def soak(docker: Docker, service: Service, options: argparse.Namespace, extra: l
     """Learn and judge one service; everything of it is gone at the end."""
     report = Report(service.name)
     learning = 60 * options.minutes_learn
-    rote = Rote(
-        "soak",
-        (
-            *("--runtime", f"docker={docker.url}", "--quiet", "--ring-size", "32M"),
-            *("--learn", f"{learning * 0.5:.0f}s", "--dry-run", f"{learning * 0.3:.0f}s"),
-            *extra,
-        ),
-    )
+    settings = [*("--runtime", f"docker={docker.url}", "--quiet", "--ring-size", "32M"), *extra]
+    for option, share in (("--learn", 0.5), ("--dry-run", 0.3)):
+        if not any(word.startswith(option) for word in extra):
+            settings += [option, f"{learning * share:.0f}s"]
+    rote = Rote("soak", settings)
     limit = 2 * learning + 60 * options.minutes_judge + _SPARE_SECONDS
     try:
         with time_limit(limit):
@@ -71,7 +68,10 @@ def _learn(docker: Docker, rote: Rote, service: Service, report: Report, seconds
         end(rote, container)
         say(f"{service.name}: learned, run {number + 1}")
     report.learned_minutes = (time.monotonic() - began) / 60
-    report.state = str(_row(rote, service)["state"])
+    row = _row(rote, service)
+    report.state = str(row["state"])
+    report.expected_per_day = row.get("expected_per_day")
+    report.bound_per_day = row.get("max_false_alarms_per_day")
     if report.state != "active":
         report.by_hand = True
         rote("models", "activate", service.recipe.reference)
@@ -102,8 +102,10 @@ def _look_at_model(rote: Rote, service: Service, report: Report) -> None:
     report.lost = shown["lost"]
     kinds = [key["kind"] for key in shown["keys"]]
     report.keys_executions, report.keys_writes = kinds.count("exec"), kinds.count("write")
-    times = {step["to"]: datetime.fromisoformat(step["time"]) for step in shown["history"]}
     if not report.by_hand:
+        # The first time of each: from when on it learned, and when it became active.
+        steps = reversed(shown["history"])
+        times = {step["to"]: datetime.fromisoformat(step["time"]) for step in steps}
         report.minutes_active = (times["active"] - times["learning"]).total_seconds() / 60
     exported = rote.home / "exported.model"
     rote("models", "export", name, str(exported))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensor.cli.models import admission_json, admission_lines
+from sensor.cli.model_admission import admission_json, admission_lines
 from sensor.events import OperationClass
 from sensor.models.adversary import admission, example, model_admission, writable_directories
 from sensor.models.keys import Program, WriteKey
@@ -91,20 +91,21 @@ def test_the_answer_is_shown_to_people_and_programs() -> None:
     assert shown["tried"] == tried.tried
 
 
+_NAMES = st.from_regex(rb"[a-z0-9._-]{1,12}", fullmatch=True).filter(lambda n: n.strip(b"."))
 _LABELS = st.one_of(
-    st.just(Label(Match.ANY)),
-    st.from_regex(rb"[a-z0-9._-]{1,12}", fullmatch=True).map(
-        lambda name: (
-            generalise("/" + name.decode()).labels[0] if name.strip(b".") else Label(Match.ANY)
-        )
-    ),
+    st.just(Label(Match.ANY)), _NAMES.map(lambda name: generalise("/" + name.decode()).labels[0])
+)
+_LAST = st.one_of(
+    _LABELS,
+    st.just(Label(Match.SUBTREE)),
+    st.just(Label(Match.DATA)),
+    _NAMES.map(lambda name: Label(Match.TEMPORARY, name)),
+    st.from_regex(rb"\.[a-z0-9]{1,8}", fullmatch=True).map(lambda e: Label(Match.EXTENSION, e)),
 )
 
 
-@given(st.lists(_LABELS, min_size=1, max_size=5), st.booleans())
-def test_an_example_of_a_pattern_matches_it(labels: list[Label], everything_below: bool) -> None:
+@given(st.lists(_LABELS, max_size=4), _LAST)
+def test_an_example_of_a_pattern_matches_it(directory: list[Label], last: Label) -> None:
     """Else the directories that are tried would not be those that the model writes to."""
-    if everything_below:
-        labels = [*labels, Label(Match.SUBTREE)]
-    pattern = Pattern(tuple(labels))
+    pattern = Pattern((*directory, last))
     assert pattern.matches(example(pattern))

@@ -22,7 +22,7 @@ from tests.docker.client import Docker, Running
 from tests.docker.sensor import Rote
 from tests.services.recipe import Service
 from tests.soak import traces
-from tests.soak.world import chosen, end, engine, say, start, time_limit, work
+from tests.soak.world import FAILURES, chosen, end, engine, say, start, time_limit, work
 
 _SPARE_SECONDS = 300.0
 
@@ -36,8 +36,8 @@ class Recorder(Rote):
         self._runtime = f"docker={docker.url}"
 
     def _daemon(self) -> list[str]:
-        places = (self.state, self.run_dir, self.pins, self._runtime, self.file)
-        return [sys.executable, "-m", "tests.soak.recorder", *map(str, places)]
+        places = (self.state, self.run_dir, self.file)
+        return [sys.executable, "-m", "tests.soak.recorder", *map(str, places), self._runtime]
 
 
 def record(docker: Docker, service: Service, seconds: float) -> tuple[list[Event], list[Event]]:
@@ -115,13 +115,19 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     services = chosen(options.services)
     options.folder.mkdir(parents=True, exist_ok=True)
+    failed = False
     with engine(services) as docker:
         for service in services:
-            with time_limit(2 * options.seconds + _SPARE_SECONDS):
-                runs = record(docker, service, options.seconds)
+            try:
+                with time_limit(2 * options.seconds + _SPARE_SECONDS):
+                    runs = record(docker, service, options.seconds)
+            except FAILURES as error:
+                say(f"{service.name}: not recorded: {error}")
+                failed = True
+                continue
             for events, path in zip(
                 runs, traces.paths_of(options.folder, service.name), strict=True
             ):
                 save_events(path, events)
                 say(f"{path}: {len(events)} events, {path.stat().st_size:,} bytes")
-    return 0
+    return int(failed)

@@ -1,6 +1,6 @@
 """A daemon that keeps what the kernel reports, and to which no write is ever known.
 
-    python -m tests.soak.recorder STATE RUN PINS RUNTIME FILE
+    python -m tests.soak.recorder STATE RUN FILE RUNTIME --bpf-dir PINS
 
 The real daemon on the real kernel side, but writes that it learns do not go back into the kernel,
 so all come again. Executions do, because a start-up is over when no new ones come. The first of
@@ -9,6 +9,7 @@ each is kept: kind, operation, acting program, object, origin, actor, and whethe
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -56,13 +57,19 @@ def _open(settings: KernelSettings) -> LiveKernel:
     return RecordingKernel.open(settings)
 
 
-def main(state: str, run: str, pins: str, runtime: str, file: str) -> int:
+def main() -> int:
     """Run until SIGTERM, then write the file."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bpf-dir", type=Path, required=True)
+    for place in ("state", "run", "file"):
+        parser.add_argument(place, type=Path)
+    parser.add_argument("runtime")
+    options = parser.parse_args()
     settings = Settings(
-        state_dir=Path(state),
-        run_dir=Path(run),
-        bpf_dir=Path(pins),
-        runtimes=(runtime,),
+        state_dir=options.state,
+        run_dir=options.run,
+        bpf_dir=options.bpf_dir,
+        runtimes=(options.runtime,),
         ring_size=64 << 20,
         quiet=True,
     )
@@ -71,9 +78,9 @@ def main(state: str, run: str, pins: str, runtime: str, file: str) -> int:
     except RoteError as error:
         sys.stderr.write(f"recorder: {error}\n")
         return 1
-    save_events(Path(file), _RECORDED.values())
+    save_events(options.file, _RECORDED.values())
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

@@ -10,7 +10,6 @@ there are runs, and is judged in a fresh one under another mix.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
 from datetime import datetime
@@ -18,14 +17,14 @@ from typing import Any
 
 from sensor.models.adversary import model_admission
 from sensor.models.files import import_model
-from tests.docker.client import Docker, DockerError
+from tests.docker.client import Docker
 from tests.docker.engine import EngineError
-from tests.docker.sensor import Rote, RoteError
+from tests.docker.sensor import Rote
 from tests.services.recipe import Service
 from tests.soak import report as reports
 from tests.soak.page import write_section
 from tests.soak.report import Report
-from tests.soak.world import chosen, end, engine, say, start, time_limit, work
+from tests.soak.world import FAILURES, chosen, end, engine, say, start, time_limit, work
 
 _SPARE_SECONDS = 300.0  # for what a service needs besides: start, stop, the last round
 
@@ -47,8 +46,8 @@ def soak(docker: Docker, service: Service, options: argparse.Namespace, extra: l
             _learn(docker, rote, service, report, learning)
             _judge(docker, rote, service, report, 60 * options.minutes_judge)
             _look_at_model(rote, service, report)
-    except (TimeoutError, DockerError, RoteError, subprocess.TimeoutExpired, AssertionError) as e:
-        report.failure = f"{type(e).__name__}: {str(e)[-1500:]}"
+    except FAILURES as error:
+        report.failure = f"{type(error).__name__}: {str(error)[-1500:]}"
     finally:
         docker.clean()
         rote.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,9 @@ from tests.docker.load import put_under_load
 from tests.docker.sensor import Rote
 from tests.services.common import LOAD, SERVICES, SOAK_ROOT
 from tests.services.recipe import Service
+
+# What ends one service and not the others; DockerError and RoteError are assertions that failed.
+FAILURES = (TimeoutError, subprocess.TimeoutExpired, AssertionError)
 
 
 def say(text: str) -> None:

@@ -143,6 +143,8 @@ enum rote_label_kind {
 	LABEL_KIND_TEMPORARY = 5, /* the label and six letters or digits, as mkstemp makes names */
 	LABEL_KIND_EXTENSION = 6, /* any name with this extension */
 	LABEL_KIND_DATA = 7, /* any name but that of code */
+	/* Not components: how an interpreter is called, see shape_node(). */
+	LABEL_KIND_SHAPE = 8,
 };
 
 enum rote_node_flag {
@@ -340,6 +342,7 @@ enum rote_exec_value {
 	EXEC_KNOWN = 1,
 	EXEC_APPLET = 2, /* a multi-call program: known by the applets it may act as */
 	EXEC_REPORT = 3, /* known, but told: a rule looks at the arguments */
+	EXEC_SHAPE = 4, /* an interpreter: known by the ways in which it is called */
 };
 
 enum rote_exec_flag {

@@ -53,9 +53,10 @@ static __always_inline u32 program_node(struct rote_scratch *s)
 	u64 argument, end;
 	struct rote_edge *edge;
 
+	argument = arguments_start(s);
+	s->shape_argument = argument;
 	if (!program || !(s->node_flags & NODE_FLAG_MULTICALL))
 		return program;
-	argument = arguments_start(s);
 	end = arguments_end(s);
 	for (u32 i = 0; i < 2; i++) {
 		long size;
@@ -67,6 +68,7 @@ static __always_inline u32 program_node(struct rote_scratch *s)
 		edge = applet_edge(s, program, argument);
 		if (!edge)
 			return NODE_NONE;
+		s->shape_argument = argument;
 		if (!(edge->flags & NODE_FLAG_MULTICALL))
 			return edge->node;
 		size = bpf_probe_read_user_str(s->name.name, NAME_SIZE, (void *)argument);
@@ -148,8 +150,104 @@ static __always_inline u32 exec_value(struct rote_scratch *s, struct rote_exec_k
 	return known->value;
 }
 
-/* enum rote_exec_value of the execution in s->event, or 0. */
-static __always_inline u32 exec_known(struct rote_scratch *s, struct rote_container *c, u32 program)
+#define SHAPE_ARGUMENTS 4
+#define SHAPE_SHORT_OPTION 4
+#define SHAPE_LONG_OPTION 8
+#define SHAPE_OPERAND 159
+
+/* Whether a letter is one of c, e, m, r, in either case: without branches, for the verifier's sake. */
+static __always_inline u32 brings_code(u8 letter)
+{
+	u32 letters = 1 << ('c' & 31) | 1 << ('e' & 31) | 1 << ('m' & 31) | 1 << ('r' & 31);
+
+	return (letter >> 6) & (letters >> (letter & 31)) & 1;
+}
+
+/* One argument of the shape, behind s->shape_argument. Returns 0 when no more of them count. */
+static __always_inline u32 shape_step(struct rote_scratch *s, u64 end)
+{
+	u64 argument = s->shape_argument;
+	u32 at = s->out & 127;
+	u8 option[SHAPE_SHORT_OPTION + 1] = {};
+	u32 is_option, is_long, most;
+	long size;
+
+	if (argument >= end)
+		return 0;
+	bpf_probe_read_user_str(option, sizeof(option), (void *)argument);
+	is_option = (option[0] == '-') & (option[1] != 0);
+	is_long = is_option & (option[1] == '-');
+	most = is_option ? SHAPE_SHORT_OPTION : SHAPE_OPERAND;
+	most = is_long ? SHAPE_LONG_OPTION : most;
+	if (!is_option) {
+		/* With any operand: what stands before it, and a mark. */
+		bpf_probe_read_kernel(s->class_key.name, NAME_SIZE, s->key.name);
+		s->class_key.name[at] = MARK_RANDOM;
+		s->class_length = at + 1;
+	}
+	size = bpf_probe_read_user_str(&s->key.name[at], (most + 1) & (NAME_SIZE - 1),
+				       (void *)argument);
+	s->out = at + (size > 0 ? size - 1 : 0);
+	if (!is_option)
+		return 0;
+	s->key.name[s->out & (NAME_SIZE - 1)] = ' ';
+	s->out += 1;
+	if (!is_long && (brings_code(option[1]) | brings_code(option[2]) | brings_code(option[3])))
+		return 0;
+	size = bpf_probe_read_user_str(s->name.name, NAME_SIZE, (void *)argument);
+	s->shape_argument = argument + (size > 0 ? size : 0);
+	return 1;
+}
+
+/* The shape of the arguments behind the one at s->shape_argument into s->key. Returns its length. */
+static __always_inline u32 shape_load(struct rote_scratch *s)
+{
+	u64 end = arguments_end(s);
+	long size;
+
+	bpf_probe_read_kernel(s->key.name, NAME_SIZE, s->zero);
+	size = bpf_probe_read_user_str(s->name.name, NAME_SIZE, (void *)s->shape_argument);
+	s->shape_argument += size > 0 ? size : 0;
+	s->out = 0;
+	for (u32 i = 0; i < SHAPE_ARGUMENTS; i++) {
+		FORGET();
+		if (!shape_step(s, end))
+			break;
+	}
+	return s->out;
+}
+
+/*
+ * The node of the way in which `program`, an interpreter, is called, or NODE_NONE. The twin of
+ * shape() in sensor/models/arguments.py.
+ */
+static __always_inline u32 shape_node(struct rote_scratch *s, u32 program)
+{
+	struct rote_edge *edge;
+	u32 length;
+
+	s->class_length = 0;
+	length = shape_load(s);
+	FORGET();
+	s->key.parent = program;
+	s->key.kind = LABEL_KIND_SHAPE;
+	edge = edge_find(&s->key, length);
+	if (edge)
+		return edge->node;
+	if (!s->class_length)
+		return NODE_NONE;
+	s->class_key.parent = program;
+	s->class_key.kind = LABEL_KIND_SHAPE;
+	edge = edge_find(&s->class_key, s->class_length);
+	return edge ? edge->node : NODE_NONE;
+}
+
+/*
+ * enum rote_exec_value of the execution in s->event, or 0. Only once it is complete it can be told
+ * how an interpreter is called.
+ */
+static __always_inline u32 exec_known(struct rote_scratch *s, struct rote_container *c, u32 program,
+				      const int is_complete)
 {
 	struct rote_exec_key key = {
 		.model = c->model,
@@ -167,6 +265,11 @@ static __always_inline u32 exec_known(struct rote_scratch *s, struct rote_contai
 	if (!value && key.actor != ACTOR_SERVICE && key.parent != NODE_RUNTIME) {
 		key.actor = ACTOR_SERVICE;
 		value = exec_value(s, &key);
+	}
+	if (is_complete && value == EXEC_SHAPE) {
+		key.program = shape_node(s, program);
+		value = key.program ? exec_value(s, &key) : 0;
+		s->unknown_shape = !value;
 	}
 	return value;
 }
@@ -382,7 +485,7 @@ static __always_inline int exec_complete(void *ctx, u64 bprm, const int stack_mo
 	if (s->event.walk_end == WALK_END_ROOT)
 		fresh.program = program_node(s);
 	FORGET();
-	value = exec_known(s, c, fresh.program);
+	value = exec_known(s, c, fresh.program, 1);
 	s->known = value == EXEC_KNOWN || value == EXEC_REPORT;
 	if (!s->known)
 		value = exec_by_rules(s, c, fresh.program);
@@ -499,10 +602,10 @@ HOOK_EXEC(struct linux_binprm *bprm)
 	FORGET();
 	program = s->node;
 	is_multicall = s->node_flags & NODE_FLAG_MULTICALL;
-	s->known = exec_known(s, c, program) != 0;
+	s->known = exec_known(s, c, program, 0) != 0;
 	if (!s->known && !stamp && s->event.actor == ACTOR_SESSION) {
 		s->event.actor = ACTOR_PROBE;
-		s->known = exec_known(s, c, program) != 0;
+		s->known = exec_known(s, c, program, 0) != 0;
 		if (!s->known)
 			s->event.actor = ACTOR_SESSION;
 	}

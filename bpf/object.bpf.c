@@ -125,6 +125,9 @@ struct rote_scratch {
 	u32 applet_length; /* of the name in s->key; 0: no multi-call program */
 	u32 starting; /* whether the container's service starts up */
 	u32 startup_only; /* the execution is one of the start-up; 2: which is over */
+	u32 unknown_shape; /* it is known with other arguments */
+	u64 shape_argument; /* behind it the arguments begin that matter */
+	u32 class_length; /* of the name in s->class_key */
 	u64 file; /* that a system call acted on */
 	struct rote_name_key name;
 	struct rote_probe_key probe;
@@ -181,6 +184,7 @@ static __always_inline struct rote_scratch *scratch_take(void)
 	s->argv_start = 0;
 	s->applet_length = 0;
 	s->startup_only = 0;
+	s->unknown_shape = 0;
 	s->place[TEXT_PATH].dentry = 0;
 	s->place[TEXT_PATH2].dentry = 0;
 	s->place[TEXT_PROGRAM].dentry = 0;

@@ -758,6 +758,8 @@ static __always_inline void exec_detect(struct rote_scratch *s, u32 elsewhere)
 		s->event.detection = DETECTION_SETUID_PROGRAM;
 	else if (s->startup_only > 1)
 		s->event.detection = DETECTION_STARTUP_PROGRAM;
+	else if (s->unknown_shape)
+		s->event.detection = DETECTION_UNKNOWN_ARGUMENTS;
 	else
 		s->event.detection = elsewhere ? DETECTION_UNKNOWN_PARENT :
 						 DETECTION_UNKNOWN_PROGRAM;

@@ -51,8 +51,13 @@ class Settings:
     state_dir: Path = Path("/var/lib/rote")
     run_dir: Path = Path("/run/rote")
     bpf_dir: Path = Path("/sys/fs/bpf/rote")
-    learn_seconds: float = 3600.0
-    dry_run_seconds: float = 86400.0
+    # Equal limits: that time decides, else the counts do between them. See docs/models.md.
+    learn_min_seconds: float = 600.0
+    learn_max_seconds: float = 86400.0
+    dry_run_min_seconds: float = 3600.0
+    dry_run_max_seconds: float = 259200.0
+    max_false_alarms_per_day: float = 1.0
+    archive_after_seconds: float = 86400.0
     audit_window_seconds: float = 60.0
     audit_keep: int = 1_000_000
     attach: str = "auto"
@@ -86,6 +91,18 @@ class Settings:
             )
         if self.on_error not in ON_ERROR:
             raise UsageError(f"on error {self.on_error!r}: expected one of {', '.join(ON_ERROR)}")
+        for name, least, most in (
+            ("learn", self.learn_min_seconds, self.learn_max_seconds),
+            ("dry-run", self.dry_run_min_seconds, self.dry_run_max_seconds),
+        ):
+            if least > most:
+                raise UsageError(
+                    f"{name}-min {least:g} s: expected no more than {name}-max, {most:g} s"
+                )
+        if not self.max_false_alarms_per_day > 0:
+            raise UsageError(
+                f"max-false-alarms-per-day {self.max_false_alarms_per_day:g}: expected more than 0"
+            )
         if not 1 << 20 <= self.evidence_pack_max <= min(self.evidence_quota, 8 << 30):
             raise UsageError(
                 f"evidence pack {self.evidence_pack_max}: expected 1M to 8G, and no more than the "

@@ -98,9 +98,7 @@ class Daemon:
         with _lock(settings), contextlib.ExitStack() as stack:
             models = ModelRegistry(
                 ModelStore(settings.models_db),
-                LearningSettings(
-                    settings.learn_seconds, settings.dry_run_seconds, settings.startup_pause
-                ),
+                learning_settings(settings),
             )
             audits = AuditStore(settings.audits_db, window_seconds=settings.audit_window_seconds)
             stack.callback(audits.close)
@@ -299,6 +297,19 @@ def _base_policy(settings: Settings) -> Policy:
         settings.prevent,
         allow_on_error=settings.on_error == "allow",
         where=Where(platform.node(), settings.cluster),
+    )
+
+
+def learning_settings(settings: Settings) -> LearningSettings:
+    """What the settings say of learning."""
+    return LearningSettings(
+        settings.learn_max_seconds,
+        settings.dry_run_max_seconds,
+        settings.startup_pause,
+        learn_min_seconds=settings.learn_min_seconds,
+        dry_run_min_seconds=settings.dry_run_min_seconds,
+        max_false_alarms_per_day=settings.max_false_alarms_per_day,
+        archive_after_seconds=settings.archive_after_seconds,
     )
 
 

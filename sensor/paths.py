@@ -154,6 +154,22 @@ class Label:
     match: Match
     name: bytes = b""
 
+    def covers(self, other: Label) -> bool:
+        """Whether every component that matches ``other`` would match this one too."""
+        if self == other:
+            return True
+        if self.match is Match.ANY:
+            return other.match is not Match.SUBTREE
+        if other.match is Match.EXACT:
+            if self.match is Match.CLASS:
+                return canonical(other.name) == self.name
+            return self in last_labels(other.name)
+        if other.match is Match.CLASS and self.match in (Match.EXTENSION, Match.DATA):
+            return self in last_labels(other.name)  # the ends of names have no marks in them
+        if self.match is Match.DATA and other.match in (Match.EXTENSION, Match.TEMPORARY):
+            return not is_code(other.name)
+        return False
+
 
 _ANY = Label(Match.ANY)
 _SUBTREE = Label(Match.SUBTREE)
@@ -324,10 +340,16 @@ class Pattern:
         return all(label.match is Match.EXACT for label in self.labels)
 
     def covers(self, other: Pattern) -> bool:
-        """Whether everything that another pattern matches is certainly matched by this one."""
-        if len(self.labels) != len(other.labels):
+        """Whether every path that matches ``other`` matches this one too."""
+        own, their = self.labels, other.labels
+        if own and own[-1].match is Match.SUBTREE:
+            own = own[:-1]
+            if len(their) <= len(own):
+                return False
+            their = their[: len(own)]
+        if len(own) != len(their) or _SUBTREE in their:
             return False
-        return all(_covers(w, n) for w, n in zip(self.labels, other.labels, strict=True))
+        return all(mine.covers(label) for mine, label in zip(own, their, strict=True))
 
     def matches(self, path: str) -> bool:
         """Whether an absolute path matches."""
@@ -350,18 +372,6 @@ class Pattern:
             or (label.match in LAST_ONLY and label in last_labels(part))
             for label, part in zip(labels, components, strict=True)
         )
-
-
-def _covers(wide: Label, narrow: Label) -> bool:
-    if wide == narrow or (wide.match is Match.ANY and narrow.match is not Match.SUBTREE):
-        return True
-    if narrow.match is Match.EXACT:
-        return wide in last_labels(narrow.name) or (
-            wide.match is Match.CLASS and canonical(narrow.name) == wide.name
-        )
-    if wide.match is not Match.DATA or narrow.match in (Match.ANY, Match.SUBTREE):
-        return False
-    return not is_code(narrow.name)
 
 
 def _split_text(text: str) -> list[str]:

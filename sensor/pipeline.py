@@ -33,7 +33,7 @@ from sensor.kernel.port import (
     Kernel,
     Mode,
 )
-from sensor.models.model import Judgement, Model, ModelState
+from sensor.models.model import Judgement, Model, ModelState, Transition
 from sensor.models.registry import ModelRegistry
 from sensor.responses.digests import Digests
 from sensor.responses.evidence.recorder import FlightRecorder
@@ -41,7 +41,7 @@ from sensor.responses.knowledge import Knowledge
 from sensor.responses.prevent import Leftover, Prevention
 from sensor.responses.proof import Attempt, prove
 from sensor.responses.sessions import Session, Sessions
-from sensor.rules.detection import DENIALS, HARD, audit_type, detect
+from sensor.rules.detection import ALERT_ONLY, DENIALS, HARD, SOFT, audit_type, detect
 from sensor.rules.hits import Hits
 from sensor.rules.judge import Ruling, rule_on
 from sensor.rules.policy import DEFAULT, Policy
@@ -92,7 +92,7 @@ class Watched:
     @property
     def prevented(self) -> bool:
         """Whether what its model does not know is refused, in part at least."""
-        return bool(self.mode.prevent) and self.model.state is ModelState.ACTIVE
+        return bool(self.mode.prevent) and self.model.judges
 
 
 class Pipeline:
@@ -178,12 +178,7 @@ class Pipeline:
     def _take(self, event: Event, watched: Watched) -> None:
         """One event of a known container: known, to be learned, or to be audited."""
         model = watched.model
-        if self.recorder is not None:
-            self.recorder.note(event)
-        if event.kind is EventKind.EXEC:
-            self.statistics.executions += 1
-        else:
-            self.statistics.changes += 1
+        self._note(event, watched)
         ruling = rule_on(event, model, watched.rule, self._digests.of_event)
         if ruling.known:
             if not event.flags & EventFlag.REPORTED:
@@ -201,8 +196,20 @@ class Pipeline:
             self._audit(event, watched, ruling)
         if ruling.detection in DENIALS:
             return
-        if model.state is not ModelState.ACTIVE or event.actor is Actor.SESSION:
+        if not model.judges or event.actor is Actor.SESSION:
             self._learn(event, watched, ruling.judgement)
+        else:
+            self.models.note_novelty(model, ruling.judgement, event, watched.container.id)
+
+    def _note(self, event: Event, watched: Watched) -> None:
+        if self.recorder is not None:
+            self.recorder.note(event)
+        if event.kind is EventKind.EXEC:
+            self.statistics.executions += 1
+        else:
+            self.statistics.changes += 1
+        if event.actor is not Actor.SESSION:
+            self.models.note_active(watched.container.id)
 
     def _is_late(self, event: Event, watched: Watched, detection: Detection) -> bool:
         """Whether the kernel let something happen that the rule refuses."""
@@ -214,7 +221,7 @@ class Pipeline:
 
     def _is_audited(self, model: Model, event: Event, ruling: Ruling) -> bool:
         judgement = ruling.judgement
-        if model.state is ModelState.ACTIVE or ruling.detection in HARD:
+        if model.judges or ruling.detection in HARD:
             return True
         if event.actor is Actor.SESSION:
             return event.kind is EventKind.EXEC and not event.program  # once, as it comes in
@@ -236,7 +243,7 @@ class Pipeline:
         detection = ruling.detection or detect(event, known_program=True)
         action = rule.action(detection)
         self.hits.count(rule, detection, event.time_ns)
-        holds = model.state is ModelState.ACTIVE or rule.holds_without_model(detection)
+        holds = model.judges or rule.holds_without_model(detection)
         would = model.state is ModelState.DRY_RUN and not holds
         if not holds and not would:
             action = min(action, Action.ALERT, key=_STRENGTH.index)
@@ -341,9 +348,16 @@ class Pipeline:
     def _watch(self, change: ContainerChange) -> None:
         container, cgroup_id = change.container, change.cgroup_id
         self._expected.pop(container.id, None)
-        model = self.models.attach(container, complete=not change.running_before)
+        before = self.models.of_container(container)
+        if before is not None:
+            self._note_seen(before)  # what others of the model did is not this one's start-up
+        model = self.models.attach(
+            container,
+            complete=not change.running_before,
+            continued=change.running_before and self.kernel.attachment.reused,
+        )
         watched = Watched(
-            container, model, change.running_before, rule=self.prevention.policy.rule(container)
+            container, model, change.running_before, rule=self._rule(container, model)
         )
         watched.barred = self.is_blocked(container.id)
         self._watched[cgroup_id] = watched
@@ -370,6 +384,19 @@ class Pipeline:
             ", it ran before" if change.running_before else "",
         )
 
+    def _rule(self, container: Container, model: Model | None) -> Rule:
+        """The rule that counts for a container, less what its model is not trusted with."""
+        rule = self.prevention.policy.rule(container)
+        if model is None:
+            return rule
+        untrusted = SOFT if model.state is ModelState.SUSPECT else frozenset()
+        for kind in model.unsettled:
+            untrusted |= ALERT_ONLY[kind]
+        return rule.only_telling(untrusted)
+
+    def _note_seen(self, model: Model) -> None:
+        self.models.note_seen(model, self._knowledge.take_seen(model), self._clock())
+
     def _adopt(self, watched: Watched, pids: Iterable[int]) -> None:
         container = watched.container
         for pid in pids:
@@ -379,7 +406,8 @@ class Pipeline:
 
     def _apply(self, watched: Watched) -> None:
         """Let the kernel judge a container by its model and its rule as they are now."""
-        container, model, rule = watched.container, watched.model, watched.rule
+        container, model = watched.container, watched.model
+        rule = watched.rule = self._rule(container, model)
         cgroup_id = container.cgroup_id
         flags, mode = self._mode(container, model, rule)
         if watched.barred and self.is_blocked(container.id):
@@ -465,8 +493,8 @@ class Pipeline:
                 mode=Mode.refusing(),
             )
             return
-        rule = self.prevention.policy.rule(container)
         model = self.models.of_container(container)
+        rule = self._rule(container, model)
         if model is None and rule.refused(active=False):
             model = self.models.make(container)  # what the rule denies holds from the start
         if model is None:
@@ -509,6 +537,7 @@ class Pipeline:
         self._gone += self._counters.pop(cgroup_id, ContainerCounters())
         self.kernel.unwatch(cgroup_id)
         if watched is not None:
+            self._note_seen(watched.model)
             self.models.detach(watched.container.id)
             self.prevention.forget(cgroup_id)
             self._expect(watched.container)  # it may be started again
@@ -521,10 +550,11 @@ class Pipeline:
         self._ask_about_strangers()
         for session in self.sessions.over():
             self.end_session(session.container_id, "its time is over")
+        for model in {w.model.id: w.model for w in self._watched.values()}.values():
+            if self.models.is_due(model, now):
+                self._note_seen(model)
         for moved in self.models.tick(now):
-            model = self.models.get(moved.model_id)
-            _log.info("model %s: %s → %s: %s", model.name, moved.old, moved.new, moved.cause)
-            self.reload_model(model)
+            self._moved(self.models.get(moved.model_id), moved)
         if now >= self._next_look:
             self._next_look = now + _LOOK_SECONDS
             complete = now >= self._retire_at
@@ -541,6 +571,39 @@ class Pipeline:
             except StateError as error:
                 _log.error("%s", error)
         self._deliver()
+
+    def _moved(self, model: Model, moved: Transition) -> None:
+        """A model changed its state by itself."""
+        _log.info("model %s: %s → %s: %s", model.name, moved.old, moved.new, moved.cause)
+        if model.state is ModelState.ARCHIVED:
+            if model.id not in {expected.model_id for expected in self._expected.values()}:
+                self._knowledge.forget(model)
+            return
+        self.reload_model(model)
+        self._drop_unwanted()
+        if model.state is ModelState.SUSPECT:
+            for watched in self._watched.values():
+                if watched.model is model:
+                    self._tell_suspect(watched, moved.cause)
+
+    def _tell_suspect(self, watched: Watched, cause: str) -> None:
+        audit = self_audit(
+            AuditType.MODEL_SUSPECT,
+            Severity.HIGH,
+            watched.container,
+            int(self._clock() * 1e9),
+            Guarantee(self.kernel.attachment.guarantee),
+        )
+        name = watched.model.name
+        audit.model_id, audit.model_state = watched.model.id, str(watched.model.state)
+        audit.extra = {
+            "cause": cause,
+            "since": "known programs under another caller, and writes outside protected places, "
+            "are told and not refused",
+            "decide": f"rote models show {name}; then: rote models activate {name}, or: "
+            f"rote models extend {name}",
+        }
+        self.record(audit)
 
     def _model_under_prevention(self, cgroup_id: int) -> Model | None:
         watched = self._watched.get(cgroup_id)
@@ -581,8 +644,10 @@ class Pipeline:
 
     def _count_losses(self) -> None:
         for cgroup_id, counters in self.kernel.counters().items():
-            self._counters[cgroup_id] = counters
+            before, self._counters[cgroup_id] = self._counters.get(cgroup_id), counters
             watched = self._watched.get(cgroup_id)
+            if watched is not None and counters.known > (before.known if before else 0):
+                self.models.note_active(watched.container.id)
             if watched is None:
                 continue  # who it is turns out later; these losses are its own all the same
             lost = counters.lost + counters.unseen - watched.counted
@@ -637,7 +702,6 @@ class Pipeline:
         """
         self.prevention.policy = policy
         for watched in self._watched.values():
-            watched.rule = policy.rule(watched.container)
             self._apply(watched)
         for container in list(self._expected.values()):
             self._expect(container)
@@ -648,7 +712,7 @@ class Pipeline:
         for watched in self._watched.values():
             wanted[watched.model.id].add(watched.rule.fingerprint)
         for container in self._expected.values():
-            rule = self.prevention.policy.rule(container)
+            rule = self._rule(container, self.models.of_container(container))
             wanted[container.model_id].add(rule.fingerprint)
         self._knowledge.keep_only(wanted)
 

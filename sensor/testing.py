@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import itertools
 import os
 import zlib
 from collections import defaultdict, deque
@@ -67,6 +68,7 @@ from sensor.kernel.port import (
     Seen,
     WriteEntry,
 )
+from sensor.models.arguments import shapes
 from sensor.models.keys import Program, written_paths
 from sensor.paths import DEPTH_MAX, canonical, last_labels, split
 from sensor.rules.detection import detect
@@ -201,6 +203,8 @@ class ReplayKernel:
             wanted.append(replace(entry, actor=int(Actor.SERVICE)))
         for key in wanted if program else ():
             known = self._put_as(key)
+            if known is not None and known.by_shape:
+                known = self._called_as(known, event)
             if known is None or (known.startup and not event.flags & EventFlag.STARTUP):
                 continue
             self.seen_executions.add(known)
@@ -222,11 +226,18 @@ class ReplayKernel:
 
     def _put_as(self, key: ExecEntry) -> ExecEntry | None:
         """The entry that lies under a key, as it was put last."""
-        for reported in (False, True):
-            for startup in (False, True):
-                known = replace(key, reported=reported, startup=startup)
-                if known in self.known_executions:
-                    return known
+        for reported, startup, by_shape in itertools.product((False, True), repeat=3):
+            known = replace(key, reported=reported, startup=startup, by_shape=by_shape)
+            if known in self.known_executions:
+                return known
+        return None
+
+    def _called_as(self, interpreter: ExecEntry, event: Event) -> ExecEntry | None:
+        """The entry of the way in which an interpreter is called: the kernel's ``shape_node``."""
+        for label in shapes(Program(event.path, event.applet), event.argv):
+            edge = self._edges.get((interpreter.program, LabelKind.SHAPE, os.fsencode(label)))
+            if edge is not None:
+                return self._put_as(replace(interpreter, program=edge.node, by_shape=False))
         return None
 
     def _is_denied(self, event: Event, model: int) -> bool:
@@ -252,7 +263,13 @@ class ReplayKernel:
             known = self._put_as(
                 ExecEntry(model, event.program_node, program, int(event.origin), int(event.actor))
             )
-            otherwise = Detection.STARTUP_PROGRAM if known is not None else Detection.NONE
+            if known is not None and known.by_shape:
+                known = self._called_as(known, event)
+                otherwise = Detection.UNKNOWN_ARGUMENTS
+            else:
+                otherwise = Detection.NONE
+            if known is not None:
+                otherwise = Detection.STARTUP_PROGRAM
             return detect(event, known_program=elsewhere, denied=denied, known_otherwise=otherwise)
         denied = any(
             self._operations(model, NODE_DENIED | program, path) & operation

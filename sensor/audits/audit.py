@@ -30,6 +30,7 @@ class AuditType(enum.StrEnum):
     SESSION_ALLOWED = "session_allowed"  # a person may do anything for a while
     SESSION_ENDED = "session_ended"
     RULES_CHANGED = "rules_changed"
+    MODEL_SUSPECT = "model_suspect"  # more is new than the model promised; a person decides
     EVENTS_LOST = "events_lost"
     PROTECTION_FAILED = "protection_failed"  # what must be refused was tried, and was not
 
@@ -143,4 +144,6 @@ class Audit:
             self.outcome,
             self.parents[:1],
             self.time_ns if self.steps else 0,  # what was done is never a repeat
+            # Where the arguments are the deviation, others are another one.
+            self.argv if self.type is AuditType.UNKNOWN_ARGUMENTS else (),
         )

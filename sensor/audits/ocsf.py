@@ -46,6 +46,7 @@ _SELF = {
     AuditType.START_REFUSED: (_DENIED, (2, "Blocked")),
     AuditType.SESSION_ALLOWED: (_ALLOWED, (1, "Allowed")),
     AuditType.SESSION_ENDED: (_DENIED, (24, "Access Revoked")),
+    AuditType.MODEL_SUSPECT: (_OBSERVED, (17, "Logged")),
     AuditType.RULES_CHANGED: (_OBSERVED, (17, "Logged")),
 }
 _FOLDERS, _LINKS = ("mkdir", "rmdir"), ("symlink",)

@@ -23,6 +23,7 @@ _SEVERITY = {
     AuditType.SETUID_PROGRAM: Severity.CRITICAL,
     AuditType.DENIED_PROGRAM: Severity.HIGH,
     AuditType.DENIED_PATH: Severity.HIGH,
+    AuditType.MODEL_SUSPECT: Severity.HIGH,
     AuditType.EVENTS_LOST: Severity.HIGH,
     AuditType.PROTECTION_FAILED: Severity.CRITICAL,
 }

@@ -34,6 +34,7 @@ TITLES = {  # after "Container NAME"
     AuditType.SESSION_ALLOWED: "may be worked in by hand",
     AuditType.SESSION_ENDED: "may no longer be worked in by hand",
     AuditType.RULES_CHANGED: "is judged by other rules",
+    AuditType.MODEL_SUSPECT: "does more that is new than its model promised",
     AuditType.EVENTS_LOST: "did more than could be handed over",
     AuditType.PROTECTION_FAILED: "no longer refuses what it must",
 }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
 
 from sensor.audits.formats import escape, when
-from sensor.cli.output import duration, width
+from sensor.cli.output import duration, table_lines
 
 _ROWS_MAX = 40
 _ARGUMENTS_MAX = 100  # characters of a command line
@@ -132,7 +132,7 @@ def _sockets(rows: list[dict[str, Any]]) -> Iterator[str]:
         ends = row.get("local", escape(row.get("path", ""))), row.get("remote", "")
         shown.append((row["protocol"], *ends, row.get("state", ""), holders))
     if shown:
-        yield from _table(("protocol", "local", "remote", "state", "process:fd"), shown)
+        yield from table_lines(("protocol", "local", "remote", "state", "process:fd"), shown)
     if quiet := len(rows) - len(shown):
         yield f"and {quiet} that nobody holds or that carry no traffic"
 
@@ -141,7 +141,7 @@ def _changes(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Programs first, then the newest; directories only say that something in them changed."""
     found = [row for row in rows if row["kind"] != "directory"]
     found.sort(key=lambda row: (not int(row.get("mode", "0"), 8) & 0o111, -row.get("mtime_ns", 0)))
-    yield from _table(
+    yield from table_lines(
         ("change", "path", "size", "owner", "mode", "sha256"),
         [
             (
@@ -171,12 +171,3 @@ def _parts(manifest: dict[str, Any]) -> Iterator[str]:
     for part in manifest["parts"]:
         counts = ", ".join(f"{number} {what}" for what, number in part["counts"].items())
         yield f"{part['name']:<22} {part['result']:<8} {part['seconds']:7.2f} s  {counts}".rstrip()
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    if not rows:
-        return
-    widths = [max(width(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-    for row in [[name.upper() for name in columns], *rows]:
-        cells = (cell + " " * (widths[i] - width(cell)) for i, cell in enumerate(row))
-        yield "  ".join(cells).rstrip()

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from sensor.audits.formats import escape, iso, when
+from sensor.audits.formats import escape
 from sensor.cli.model_admission import admission_json, admission_lines
+from sensor.cli.model_page import as_json, page
 from sensor.cli.output import duration, emit, emit_json, emit_lines, output_option
 from sensor.errors import UsageError
 from sensor.models.adversary import model_admission
-from sensor.models.diff import describe
 from sensor.models.files import unpack_model
-from sensor.models.keys import ExecKey, Key, WriteKey
-from sensor.models.model import Evidence, Model
+from sensor.models.learning import rate
 
 COLUMNS = (
-    "model", "image", "state", "executions", "writes", "runs", "observed", "lost", "id",
+    "model", "image", "state", "executions", "writes", "runs", "observed", "lost", "expected",
+    "at_most", "id",
 )  # fmt: skip
 
 
@@ -35,7 +34,11 @@ def models() -> None:
 @output_option
 @click.pass_obj
 def list_(context: Any, /, output: str) -> None:
-    """List the models."""
+    """List the models.
+
+    EXPECTED: new keys a day by what was counted. AT MOST: false alarms a day and container, with
+    95 % confidence, by the dry run and since.
+    """
     emit(
         output,
         context.client.ask("models.list"),
@@ -49,6 +52,10 @@ def list_(context: Any, /, output: str) -> None:
             str(row["runs"]),
             duration(row["observed_seconds"]),
             str(row["lost"]),
+            rate(row["expected_per_day"]),
+            "-"
+            if row["max_false_alarms_per_day"] is None
+            else rate(row["max_false_alarms_per_day"]),
             escape(row["id"].removeprefix("sha256:")[:12] + "~" + row["id"].rpartition("~")[2]),
         ),
         empty="no models yet; they are made when containers start",
@@ -64,18 +71,33 @@ def list_(context: Any, /, output: str) -> None:
     "model takes for the service's own.",
 )
 @output_option
+@click.option(
+    "--html",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a page for a browser to this file instead.",
+)
 @click.pass_obj
-def show(context: Any, /, model: str, admission: bool, output: str) -> None:
-    """Show a model: how it was learned, and every key with its evidence.
+def show(context: Any, /, model: str, admission: bool, output: str, file: Path | None) -> None:
+    """Show a model: how sure it is, how it was learned, and every key with its evidence.
 
     \b
     Examples:
       rote models show nginx:1.25
       rote models show nginx:1.25 --admission
+      rote models show nginx:1.25 --html nginx.html
     """
     found = unpack_model(context.client.ask("models.show", name=model), 0, model)
     admitted = model_admission(found) if admission else None
-    if output == "table":
+    if file is not None:
+        from sensor.cli import model_html
+
+        try:
+            file.write_text(model_html.page(found), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{file}: {error.strerror}; the page was not written") from error
+        click.echo(str(file))
+    elif output == "table":
         for line in page(found):
             click.echo(line)
         for line in admission_lines(admitted) if admitted else ():
@@ -85,115 +107,6 @@ def show(context: Any, /, model: str, admission: bool, output: str) -> None:
         emit_json({**as_json(found), **tried})
     else:
         emit_lines(as_json(found)["keys"])
-
-
-def sentence(model: Model) -> str:
-    """The state of a model in a sentence."""
-    since = model.history[-1] if model.history else None
-    text = f"{model.name} is {model.state}"
-    if since:
-        text += f" since {when(since.time_ns)} ({since.cause})"
-    return (
-        f"{text}; it was learned from {model.containers} containers in {model.runs} runs "
-        f"({model.complete_runs} from the first instruction), observed for "
-        f"{duration(model.observed_seconds)}, {model.lost} events lost"
-        + (f", dry run began again {model.extensions} times" if model.extensions else "")
-        + "."
-    )
-
-
-def page(model: Model) -> list[str]:
-    """A model for a person: executions by caller, writes by program."""
-    lines = [sentence(model), f"id {escape(model.id)}", ""]
-    callers: dict[str, list[tuple[ExecKey, Evidence]]] = defaultdict(list)
-    writers: dict[str, list[tuple[WriteKey, Evidence]]] = defaultdict(list)
-    for key, evidence in model.keys.items():
-        if isinstance(key, ExecKey):
-            callers[str(key.parent) or "(runtime)"].append((key, evidence))
-        else:
-            writers[str(key.program)].append((key, evidence))
-    lines.append(f"Executions ({sum(map(len, callers.values()))})")
-    for caller in sorted(callers):
-        lines.append(f"  {escape(caller)}")
-        for key, evidence in sorted(callers[caller]):
-            remarks = [key.origin.name.lower(), key.actor.name.lower()]
-            if key.script:
-                remarks.append("script")
-            lines.append(
-                f"    → {escape(str(key.program))}  [{', '.join(remarks)}]  {_seen(evidence)}"
-            )
-    lines.append(f"Writes ({sum(map(len, writers.values()))})")
-    for program in sorted(writers):
-        lines.append(f"  {escape(program)}")
-        for write, evidence in sorted(writers[program]):
-            operation = (write.operation.name or "").lower()
-            lines.append(f"    {operation:<10} {escape(write.pattern)}  {_seen(evidence)}")
-    if model.sessions:
-        lines.append(f"Sessions did, not learned ({len(model.sessions)})")
-        lines.extend(f"  {escape(describe(key))}" for key in sorted(model.sessions, key=describe))
-    return lines
-
-
-def _seen(evidence: Evidence) -> str:
-    text = f"{evidence.source} {when(evidence.first_ns)}"
-    if evidence.containers > 1:
-        text += f", in {evidence.containers} containers"
-    return f"({text})"
-
-
-def as_json(model: Model) -> dict[str, Any]:
-    """A model with stable field names."""
-    return {
-        "id": escape(model.id),
-        "image": escape(model.name),
-        "image_id": model.image.id,
-        "digest": model.image.digest,
-        "signature": model.signature,
-        "state": str(model.state),
-        "manual": model.manual,
-        "sentence": sentence(model),
-        "containers": model.containers,
-        "runs": model.runs,
-        "complete_runs": model.complete_runs,
-        "observed_seconds": model.observed_seconds,
-        "dry_run_seconds": model.dry_run_seconds,
-        "extensions": model.extensions,
-        "lost": model.lost,
-        "history": [
-            {"time": iso(t.time_ns), "from": t.old, "to": t.new, "cause": t.cause}
-            for t in model.history
-        ],
-        "keys": [_key_json(key, evidence) for key, evidence in model.keys.items()],
-        "sessions": [_key_json(key, evidence) for key, evidence in model.sessions.items()],
-    }
-
-
-def _key_json(key: Key, evidence: Evidence) -> dict[str, Any]:
-    if isinstance(key, ExecKey):
-        content: dict[str, Any] = {
-            "kind": "exec",
-            "parent": escape(str(key.parent)),
-            "program": escape(str(key.program)),
-            "origin": key.origin.name.lower(),
-            "actor": key.actor.name.lower(),
-            "script": key.script,
-        }
-    else:
-        content = {
-            "kind": "write",
-            "program": escape(str(key.program)),
-            "pattern": escape(key.pattern),
-            "operation": (key.operation.name or "").lower(),
-        }
-    return {
-        **content,
-        "first": iso(evidence.first_ns),
-        "last": iso(evidence.last_ns),
-        "count": evidence.count,
-        "containers": evidence.containers,
-        "runs": evidence.runs,
-        "source": str(evidence.source),
-    }
 
 
 @models.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -72,6 +72,17 @@ def emit_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in [[name.upper().replace("_", " ") for name in columns], *rows]:
         cells = [_fit(cell, widths[i]) for i, cell in enumerate(row)]
         click.echo("  ".join(cells).rstrip())
+
+
+def table_lines(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Aligned columns inside a page; nothing when there are no rows."""
+    lines = [*rows]
+    if not lines:
+        return
+    widths = [max(width(row[i]) for row in [columns, *lines]) for i in range(len(columns))]
+    for row in [[name.upper() for name in columns], *lines]:
+        cells = (cell + " " * (widths[i] - width(cell)) for i, cell in enumerate(row))
+        yield "  ".join(cells).rstrip()
 
 
 def width(text: str) -> int:

@@ -42,20 +42,67 @@ class _Watch(click.ParamType[str]):
         return parse_watch(value)
 
 
+def _limits(options: dict[str, Any], name: str) -> dict[str, Any]:
+    exactly = options[name]
+    return {
+        f"{name}_{limit}_seconds": options[f"{name}_{limit}"] if exactly is None else exactly
+        for limit in ("min", "max")
+    }
+
+
 @click.command(context_settings={"auto_envvar_prefix": "ROTE"})
 @click.option(
     "--learn",
     type=Duration(),
-    default="1h",
+    help="Learn for just so long, whatever the counts say: --learn-min and --learn-max at once.",
+)
+@click.option(
+    "--learn-min",
+    type=Duration(),
+    default="10m",
     show_default=True,
-    help="How long a model learns, added up over the containers of its image.",
+    help="How long a model learns at least, added up over the containers of its image.",
+)
+@click.option(
+    "--learn-max",
+    type=Duration(),
+    default="24h",
+    show_default=True,
+    help="After how long learning ends although new keys still come, or only one start was seen.",
 )
 @click.option(
     "--dry-run",
     type=Duration(),
+    help="Nothing new must happen for just so long: --dry-run-min and --dry-run-max at once.",
+)
+@click.option(
+    "--dry-run-min",
+    type=Duration(),
+    default="1h",
+    show_default=True,
+    help="How long nothing new must happen, at least, before a model becomes active.",
+)
+@click.option(
+    "--dry-run-max",
+    type=Duration(),
+    default="72h",
+    show_default=True,
+    help="After how long a model becomes active although it cannot promise as much as is asked.",
+)
+@click.option(
+    "--max-false-alarms-per-day",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="What a model must be able to promise of a container with 95 % confidence before it "
+    "becomes active; 1 takes three quiet days, 3 one day.",
+)
+@click.option(
+    "--archive-after",
+    type=Duration(),
     default="24h",
     show_default=True,
-    help="How long nothing new must happen before a model becomes active.",
+    help="After how long without a container a model goes to the archive.",
 )
 @click.option(
     "--startup-pause",
@@ -229,6 +276,7 @@ def run(context: Any, /, **options: Any) -> None:
     \b
     Examples:
       rote run
+      rote run --max-false-alarms-per-day 3
       rote run --learn 10m --dry-run 1h
       rote run --prevent 'nginx*' --prevent 'shop/*'
       rote run --runtime none --watch cgroup:/system.slice/nginx.service
@@ -240,8 +288,10 @@ def run(context: Any, /, **options: Any) -> None:
             state_dir=context.state_dir,
             run_dir=context.run_dir,
             bpf_dir=options["bpf_dir"],
-            learn_seconds=options["learn"],
-            dry_run_seconds=options["dry_run"],
+            **_limits(options, "learn"),
+            **_limits(options, "dry_run"),
+            max_false_alarms_per_day=options["max_false_alarms_per_day"],
+            archive_after_seconds=options["archive_after"],
             startup_pause=options["startup_pause"],
             audit_window_seconds=options["audit_window"],
             audit_keep=options["keep_audits"],

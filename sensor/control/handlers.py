@@ -17,6 +17,7 @@ from sensor.errors import UsageError
 from sensor.models.diff import difference
 from sensor.models.files import export_bytes, import_model, pack_model
 from sensor.models.model import Model
+from sensor.models.outlook import bound_a_day, expected_a_day
 from sensor.pipeline import Pipeline
 
 _FOLLOW_SECONDS = 0.25
@@ -194,4 +195,7 @@ def summary(model: Model) -> dict[str, Any]:
         "dry_run_seconds": round(model.dry_run_seconds, 1),
         "extensions": model.extensions,
         "lost": model.lost,
+        "expected_per_day": expected_a_day(model),
+        "max_false_alarms_per_day": bound_a_day(model),
+        "unsettled": sorted(model.unsettled),
     }

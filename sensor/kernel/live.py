@@ -49,7 +49,7 @@ _NAME_HOLDS_NS = 60 * 10**9
 _REMEMBERED_PROGRAMS = 16384
 _GUARANTEE = {"lsm": "deny", "fmod-ret": "deny", "tracepoint": "kill"}
 _ADOPTED = 1 << 63  # EXEC_ID_ADOPTED in bpf/maps.h
-_EXEC_KNOWN, _EXEC_BY_APPLET, _EXEC_REPORTED = 1, 2, 3  # enum rote_exec_value
+_EXEC_KNOWN, _EXEC_BY_APPLET, _EXEC_REPORTED, _EXEC_BY_SHAPE = 1, 2, 3, 4  # rote_exec_value
 _EXEC_STARTUP = 1  # enum rote_exec_flag
 _KEEPER = (2).to_bytes(4, "little")  # KEEPER in bpf/lock.bpf.c
 _WRITE_HOOK = "file_permission"
@@ -491,8 +491,12 @@ class LiveKernel:
         """See ``Kernel.put_exec``."""
         for entry in entries:
             value = _EXEC_KNOWN
-            if entry.by_applet or entry.reported:
-                value = _EXEC_BY_APPLET if entry.by_applet else _EXEC_REPORTED
+            if entry.by_applet:
+                value = _EXEC_BY_APPLET
+            elif entry.by_shape:
+                value = _EXEC_BY_SHAPE
+            elif entry.reported:
+                value = _EXEC_REPORTED
             known = self._layouts["exec_known"].pack(value=value, flags=int(entry.startup))
             self._maps["exec_keys"].update(self._exec_key(entry), known)
 
@@ -534,6 +538,7 @@ class LiveKernel:
             **key,
             by_applet=known["value"] == _EXEC_BY_APPLET,
             reported=known["value"] == _EXEC_REPORTED,
+            by_shape=known["value"] == _EXEC_BY_SHAPE,
             startup=bool(known["flags"] & _EXEC_STARTUP),
         )
 

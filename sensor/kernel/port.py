@@ -40,6 +40,8 @@ class LabelKind(enum.IntEnum):
     TEMPORARY = 5  # the label and six letters or digits
     EXTENSION = 6  # any name with this extension
     DATA = 7  # any name but that of code
+    # Not components: how an interpreter is called, see sensor.models.arguments.
+    SHAPE = 8
 
 
 class NodeFlag(enum.IntFlag):
@@ -97,9 +99,10 @@ class ExecEntry:
 
     ``by_applet``: of a multi-call binary, of which only some applets are known; the kernel lets
     it begin and judges the applet before its first instruction (``EXEC_APPLET``). ``reported``:
-    known, and told, since a rule looks at the arguments (``EXEC_REPORT``). ``startup``: known only
-    while the service starts up. Parent NODE_ANY with origin and actor 0 says that somebody executes
-    the program.
+    known, and told, since a rule looks at the arguments (``EXEC_REPORT``). ``by_shape``: of an
+    interpreter, which is known by the ways in which it is called (``EXEC_SHAPE``). ``startup``:
+    known only while the service starts up. Parent NODE_ANY with origin and actor 0 says that
+    somebody executes the program.
     """
 
     model: int
@@ -109,6 +112,7 @@ class ExecEntry:
     actor: int
     by_applet: bool = False
     reported: bool = False
+    by_shape: bool = False
     startup: bool = False
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sensor.models.keys import ExecKey, Key
+from sensor.models.arguments import shape_text
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key
 from sensor.models.model import Model
 
 
@@ -31,7 +32,9 @@ def describe(key: Key) -> str:
         caller = str(key.parent) or "(runtime)"
         what = "script" if key.script else "program"
         actor = key.actor.name.lower()
-        return f"exec  {caller} → {key.program} ({what}, {key.origin.name.lower()}, {actor})"
+        called = "" if key.shape == ANY_ARGUMENTS else f", called with {shape_text(key.shape)}"
+        origin = key.origin.name.lower()
+        return f"exec  {caller} → {key.program} ({what}, {origin}, {actor}{called})"
     operation = (key.operation.name or str(int(key.operation))).lower()
     return f"write {key.program}: {operation} {key.pattern}"
 

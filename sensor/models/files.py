@@ -7,24 +7,23 @@ A file is a msgpack map: ``magic`` "rote-model", ``version``, ``sha256`` of the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import msgpack
 
 from sensor.containers.container import Image
 from sensor.errors import ModelFileError, UsageError
 from sensor.events import Actor, OperationClass, Origin
-from sensor.models.keys import ExecKey, Key, Program, WriteKey
+from sensor.models.counts_file import Reader, pack_counts, unpack_counts
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program, WriteKey
 from sensor.models.model import Evidence, Model, ModelState, Source, Transition
 from sensor.models.phases import ALWAYS, Phase
 from sensor.paths import Pattern
 
 MAGIC = "rote-model"
-VERSION = 1
+VERSION = 2
+_READ = (1, 2)  # version 1 had no counts of units
 _LIMIT = 256 << 20
-
-T = TypeVar("T")
 
 
 def pack_model(model: Model) -> bytes:
@@ -56,6 +55,8 @@ def pack_model(model: Model) -> bytes:
             "mains": [[main.path, main.applet] for main in sorted(model.mains)],
             "steady_seconds": model.steady_seconds,
             "history": [[t.time_ns, t.old, t.new, t.cause] for t in model.history],
+            "novelties": [_pack_key(key, seen) for key, seen in model.novelties.items()],
+            **pack_counts(model),
         }
     )
 
@@ -71,10 +72,10 @@ def unpack_model(data: bytes, number: int, where: str) -> Model:
     Raises:
         ModelFileError: naming the place and what was expected.
     """
-    reader = _Reader(_unpack(data, where), where)
-    image = _Reader(reader.get("image", dict), where, "image.")
+    reader = Reader(_unpack(data, where), where)
+    image = Reader(reader.get("image", dict), where, "image.")
     model_id = reader.get("id", str)
-    return Model(
+    model = Model(
         id=model_id,
         number=number,
         image=Image(
@@ -102,6 +103,10 @@ def unpack_model(data: bytes, number: int, where: str) -> Model:
         mains={Program(path, applet) for path, applet in reader.optional("mains", list, [])},
         steady_seconds=float(reader.optional("steady_seconds", (int, float), 0.0)),
     )
+    if reader.has("novelties"):
+        model.novelties = dict(_keys(reader, "novelties"))
+    unpack_counts(reader, model)
+    return model
 
 
 def export_bytes(model: Model) -> bytes:
@@ -125,11 +130,11 @@ def import_model(data: bytes, where: str, number: int = 0) -> Model:
     """
     if len(data) > _LIMIT:
         raise ModelFileError(f"{where}: larger than {_LIMIT >> 20} MiB; expected an exported model")
-    outer = _Reader(_unpack(data, where), where)
+    outer = Reader(_unpack(data, where), where)
     if outer.get("magic", str) != MAGIC:
         raise ModelFileError(f"{where}: magic: expected {MAGIC!r}")
     version = outer.get("version", int)
-    if version != VERSION:
+    if version not in _READ:
         raise ModelFileError(
             f"{where}: version: {version}; expected {VERSION}, as this Rote writes it"
         )
@@ -137,38 +142,6 @@ def import_model(data: bytes, where: str, number: int = 0) -> Model:
     if hashlib.sha256(payload).hexdigest() != outer.get("sha256", str):
         raise ModelFileError(f"{where}: sha256: does not fit the payload; the file is damaged")
     return unpack_model(payload, number, f"{where}: payload")
-
-
-class _Reader:
-    """A map whose fields are taken with their type checked."""
-
-    def __init__(self, values: Any, where: str, prefix: str = "") -> None:
-        if not isinstance(values, dict):
-            raise ModelFileError(f"{where}: expected a map, found {type(values).__name__}")
-        self._values = values
-        self._prefix = prefix
-        self.where = where
-
-    def get(self, name: str, kind: Any) -> Any:
-        value = self._values.get(name)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            expected = kind.__name__ if isinstance(kind, type) else "number"
-            found = "nothing" if name not in self._values else type(value).__name__
-            raise ModelFileError(
-                f"{self.where}: {self._prefix}{name}: expected {expected}, found {found}"
-            )
-        return value
-
-    def optional(self, name: str, kind: Any, default: Any) -> Any:
-        """What an earlier Rote did not write."""
-        return self.get(name, kind) if name in self._values else default
-
-    def convert(self, name: str, kind: Callable[[str], T]) -> T:
-        value = self.get(name, str)
-        try:
-            return kind(value)
-        except ValueError as error:
-            raise ModelFileError(f"{self.where}: {self._prefix}{name}: {error}") from error
 
 
 def _pack(value: Any) -> bytes:
@@ -190,7 +163,7 @@ def _pack_key(key: Key, evidence: Evidence) -> list[Any]:
     if isinstance(key, ExecKey):
         content: list[Any] = [
             "exec", key.parent.path, key.parent.applet, key.program.path, key.program.applet,
-            int(key.origin), int(key.actor), key.script,
+            int(key.origin), int(key.actor), key.script, key.shape,
         ]  # fmt: skip
     else:
         content = ["write", key.program.path, key.program.applet, key.pattern, int(key.operation)]
@@ -200,7 +173,7 @@ def _pack_key(key: Key, evidence: Evidence) -> list[Any]:
     ]  # fmt: skip
 
 
-def _keys(reader: _Reader, field: str) -> list[tuple[Key, Evidence]]:
+def _keys(reader: Reader, field: str) -> list[tuple[Key, Evidence]]:
     found: list[tuple[Key, Evidence]] = []
     for i, row in enumerate(reader.get(field, list)):
         try:
@@ -219,14 +192,16 @@ def _keys(reader: _Reader, field: str) -> list[tuple[Key, Evidence]]:
 def _key(content: Any) -> Key:
     kind, *rest = content
     if kind == "exec":
-        parent, parent_applet, program, applet, origin, actor, script = rest
-        _strings(parent, parent_applet, program, applet)
+        parent, parent_applet, program, applet, origin, actor, script, *more = rest
+        (shape,) = more or (ANY_ARGUMENTS,)
+        _strings(parent, parent_applet, program, applet, shape)
         return ExecKey(
             Program(parent, parent_applet),
             Program(program, applet),
             Origin(origin),
             Actor(actor),
             bool(script),
+            shape,
         )
     if kind == "write":
         program, applet, pattern, operation = rest
@@ -242,7 +217,7 @@ def _strings(*values: Any) -> None:
             raise TypeError(f"expected text, found {type(value).__name__}")
 
 
-def _history(reader: _Reader, model_id: str) -> list[Transition]:
+def _history(reader: Reader, model_id: str) -> list[Transition]:
     found = []
     for i, row in enumerate(reader.get("history", list)):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sensor.events import Actor, Event, EventKind, Operation, OperationClass, Origin
+from sensor.events import Actor, Event, Operation, OperationClass, Origin
 
 OPERATION_CLASS: dict[Operation, OperationClass] = {
     Operation.OPEN_WRITE: OperationClass.WRITE,
@@ -32,6 +32,9 @@ OPERATION_CLASS: dict[Operation, OperationClass] = {
 }
 
 
+ANY_ARGUMENTS = "*"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Program:
     """A program as keys name it: a path in the image, and the applet of a multi-call binary."""
@@ -52,6 +55,7 @@ class ExecKey:
     origin: Origin
     actor: Actor
     script: bool = False  # program is a script; its interpreter has a key of its own
+    shape: str = ANY_ARGUMENTS  # of an interpreter: how it is called (sensor.models.arguments)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -67,19 +71,6 @@ class WriteKey:
 
 
 Key = ExecKey | WriteKey
-
-
-def exec_key(event: Event) -> ExecKey:
-    """The execution key an EXEC event (or an executable mapping) stands for."""
-    if event.kind is not EventKind.EXEC:
-        raise ValueError(f"not an execution: {event.kind!r}")
-    return ExecKey(
-        parent=Program(event.program, event.program_applet),
-        program=Program(event.path, event.applet),
-        origin=event.origin,
-        actor=event.actor,
-        script=event.operation is Operation.SCRIPT,
-    )
 
 
 def written_paths(event: Event) -> tuple[tuple[str, OperationClass], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from sensor.containers.container import Image
@@ -16,7 +17,9 @@ from sensor.events import (
     Origin,
     WalkEnd,
 )
-from sensor.models.keys import ExecKey, Key, Program, WriteKey, exec_key, written_paths
+from sensor.models.arguments import exec_key, shapes
+from sensor.models.incidence import Incidence, Trial
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program, WriteKey, written_paths
 from sensor.models.phases import ALWAYS, SETTLED_SECONDS, Phase, reachable
 from sensor.models.trie import PathTrie
 from sensor.paths import Pattern, generalise, is_protected
@@ -28,10 +31,11 @@ class ModelState(enum.StrEnum):
     LEARNING = "learning"
     DRY_RUN = "dry-run"
     ACTIVE = "active"
+    SUSPECT = "suspect"  # active, but wrong more often than it promised; a person is asked
     ARCHIVED = "archived"
 
 
-_SETTLED = (ModelState.ACTIVE, ModelState.ARCHIVED)
+_SETTLED = (ModelState.ACTIVE, ModelState.SUSPECT, ModelState.ARCHIVED)
 
 
 class Source(enum.StrEnum):
@@ -107,6 +111,16 @@ class Model:
     complete_runs: int = 0
     lost: int = 0  # events lost while it learned
     lost_seconds: float = 0.0  # value of observed_seconds when events were last lost
+    lost_starts: int = 0  # value of incidence.starts then
+    dry_run_total: float = 0.0  # seconds in this dry run, however often it began again
+    incidence: Incidence = field(default_factory=Incidence)
+    trial: Trial = field(default_factory=Trial)  # since it learned last: what the bound rests on
+    in_active: Trial = field(default_factory=Trial)  # since it became active
+    promise: float = 0.0  # share of units with something new, at most; 0: nothing was promised
+    novelties: dict[Key, Evidence] = field(default_factory=dict)  # new while active, not learned
+    unsettled: frozenset[str] = frozenset()  # kinds that did not converge: alert-only
+    last_used_ns: int = 0  # a container ran under it, or a person set its state
+    open_runs: dict[str, tuple[bool, float]] = field(default_factory=dict)  # complete, since
     created_ns: int = 0
     updated_ns: int = 0
     history: list[Transition] = field(default_factory=list)
@@ -115,6 +129,7 @@ class Model:
     _writes: PathTrie[tuple[Program, int]] = field(default_factory=PathTrie)
     _programs: dict[Program, int] = field(default_factory=dict)
     _own: frozenset[Program] | None = None  # see phases.reachable()
+    _bases: dict[ExecKey, set[ExecKey]] = field(default_factory=dict)  # by shape → these
 
     def __post_init__(self) -> None:
         for key in self.keys:
@@ -125,6 +140,27 @@ class Model:
         """How people call it: the image's reference."""
         return self.image.reference
 
+    @property
+    def judges(self) -> bool:
+        """Whether rules act on what it does not know."""
+        return self.state in (ModelState.ACTIVE, ModelState.SUSPECT)
+
+    @property
+    def standing(self) -> ModelState:
+        """The state for a container that starts now: time takes a model out of the archive."""
+        if self.state is ModelState.ARCHIVED and not self.manual and self.history:
+            return ModelState(self.history[-1].old or ModelState.LEARNING)
+        return self.state
+
+    @property
+    def since_ns(self) -> int:
+        """When it came into its state."""
+        return self.history[-1].time_ns if self.history else self.created_ns
+
+    def trials(self) -> list[Trial]:
+        """The hold-outs that are under way."""
+        return [self.trial, self.in_active] if self.judges else [self.trial]
+
     def add(self, key: Key, evidence: Evidence) -> None:
         """Let the model know a key."""
         if key not in self.keys:
@@ -132,23 +168,35 @@ class Model:
             self._own = None
         self.keys[key] = evidence
 
-    def absorb(self, key: WriteKey, evidence: Evidence) -> None:
+    def shapes(self, key: ExecKey) -> set[ExecKey]:
+        """The keys of one execution that differ in nothing but the shape of the arguments."""
+        return self._bases.get(_base(key), set())
+
+    def absorb(self, key: Key, evidence: Evidence) -> None:
         """Let the model know a wider key, in place of those that it covers."""
-        pattern = Pattern.parse(key.pattern)
-        covered = [
-            known
-            for known in self.keys
-            if isinstance(known, WriteKey)
-            and (known.program, known.operation) == (key.program, key.operation)
-            and pattern.covers(Pattern.parse(known.pattern))
-        ]
+        if isinstance(key, ExecKey):
+            evidence.phases = Phase(0)
+            covered: list[Key] = list(self._bases.pop(_base(key), ()))
+        else:
+            covered = list(self._covered(key))
         for known in covered:
             old = self.keys.pop(known)
+            evidence.phases |= old.phases
             evidence.first_ns = min(evidence.first_ns, old.first_ns)
             evidence.containers = max(evidence.containers, old.containers)
             evidence.runs = max(evidence.runs, old.runs)
             evidence.count += old.count
         self.add(key, evidence)
+
+    def _covered(self, key: WriteKey) -> Iterator[WriteKey]:
+        pattern = Pattern.parse(key.pattern)
+        for known in self.keys:
+            if (
+                isinstance(known, WriteKey)
+                and (known.program, known.operation) == (key.program, key.operation)
+                and pattern.covers(Pattern.parse(known.pattern))
+            ):
+                yield known
 
     def note_main(self, program: Program) -> list[Key]:
         """A first process runs this after the start-up; the keys that are now known for good."""
@@ -180,6 +228,8 @@ class Model:
             self._writes.insert(Pattern.parse(key.pattern), (key.program, int(key.operation)))
         else:
             self._programs[key.program] = self._programs.get(key.program, 0) + 1
+            if key.shape != ANY_ARGUMENTS:
+                self._bases.setdefault(_base(key), set()).add(key)
 
     def image_programs(self) -> list[str]:
         """The programs that it knows, by name."""
@@ -202,7 +252,7 @@ class Model:
     def _judge_execution(self, event: Event) -> Judgement:
         key = exec_key(event)
         # The letters of a path mean nothing where it does not start at the container's root.
-        found = None if unknowable(event) else self._known_as(key)
+        found = None if unknowable(event) else self._known_as(key, event)
         is_late = (
             found is not None
             and self.is_startup_only(found)
@@ -216,22 +266,37 @@ class Model:
             novel=(key,),
             learnable=() if refusal else (key,),
             known_program=key.program in self._programs,
-            known_otherwise=Detection.STARTUP_PROGRAM if is_late else Detection.NONE,
+            known_otherwise=self._otherwise(key, is_late=is_late),
             reason=refusal,
         )
 
-    def _known_as(self, key: ExecKey) -> ExecKey | None:
+    def _otherwise(self, key: ExecKey, *, is_late: bool) -> Detection:
+        if is_late:
+            return Detection.STARTUP_PROGRAM
+        bases = [_base(key)]
+        if key.parent.path:
+            bases.append(replace(bases[0], actor=Actor.SERVICE))
+        if any(base in self._bases for base in bases):
+            return Detection.UNKNOWN_ARGUMENTS
+        return Detection.NONE
+
+    def _known_as(self, key: ExecKey, event: Event) -> ExecKey | None:
         """The key itself if it is known; for sessions and probes what the service does as well.
 
         Coming in is not: that the runtime started the service with a shell says nothing about
         who enters with one later.
         """
-        if key in self.keys:
-            return key
-        if key.actor is Actor.SERVICE or not key.parent.path:
-            return None
-        of_service = replace(key, actor=Actor.SERVICE)
-        return of_service if of_service in self.keys else None
+        called = shapes(key.program, event.argv) if key.shape != ANY_ARGUMENTS else ()
+        wanted = [key, *(replace(key, shape=label) for label in called), _base(key)]
+        if key.actor is not Actor.SERVICE and key.parent.path:
+            of_service = replace(key, actor=Actor.SERVICE)
+            wanted += [replace(of_service, shape=s) for s in shapes(key.program, event.argv)]
+            wanted.append(of_service)
+        found = next((known for known in wanted if known in self.keys), None)
+        if found is None and event.flags & EventFlag.BEFORE:
+            # How it would have been called was not settled yet.
+            return next(iter(self._bases.get(_base(key), ())), None)
+        return found
 
     def _judge_change(self, event: Event) -> Judgement:
         program = Program(event.program, event.applet)
@@ -251,6 +316,10 @@ class Model:
             learnable=() if refusal else tuple(learnable),
             reason=refusal,
         )
+
+
+def _base(key: ExecKey) -> ExecKey:
+    return replace(key, shape=ANY_ARGUMENTS)
 
 
 def _pattern(path: str, origin: Origin) -> Pattern:

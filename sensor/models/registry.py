@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from sensor.containers.container import Container
 from sensor.errors import UsageError
 from sensor.events import Actor, Event, EventFlag, EventKind, Operation
+from sensor.models.arguments import MANY_SHAPES
 from sensor.models.generalise import Generaliser, temporary_keys
-from sensor.models.keys import Key, Program, WriteKey
-from sensor.models.learning import LearningSettings, next_state
+from sensor.models.incidence import Trial
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program, WriteKey
+from sensor.models.learning import LearningSettings, Move, next_state
 from sensor.models.model import (
     Evidence,
     Judgement,
@@ -21,9 +23,14 @@ from sensor.models.model import (
     Transition,
     Verdict,
 )
+from sensor.models.observer import Observer
+from sensor.models.outlook import kind_of
 from sensor.models.phases import ALWAYS, Phase
 from sensor.models.static import static_keys
 from sensor.models.store import ModelStore
+
+_FINDING_SECONDS = 60.0
+_NOVELTIES_MAX = 1000  # kept of one model
 
 
 @dataclass(slots=True)
@@ -59,27 +66,37 @@ class ModelRegistry:
         self._models = {model.id: model for model in store.load()}
         self._generalisers = {model.id: Generaliser(model.keys) for model in self._models.values()}
         self._runs: dict[str, Run] = {}
+        # By then every container that runs has been found, also after a start of the daemon.
+        self._looked_for_at = clock() + _FINDING_SECONDS
+        self._observers: dict[str, Observer] = {}  # by model id
         self._changed: set[str] = set()
 
-    def attach(self, container: Container, *, complete: bool) -> Model:
+    def attach(self, container: Container, *, complete: bool, continued: bool = False) -> Model:
         """The model of a container, made when there is none; its run begins.
 
         Args:
             container: who.
             complete: whether it is watched from its first instruction.
+            continued: it ran before this daemon started, and the kernel side watched it since: its
+                run goes on, if it is one that an earlier daemon noted.
         """
         model = self._models.get(container.model_id)
         if model is None:
             model = self.make(container)
         elif model.state is ModelState.ARCHIVED and not model.manual:
-            self._move(model, ModelState.ACTIVE, "a container of the image started again")
-        if container.id not in self._runs:
+            self._move(model, model.standing, "a container of the image started again")
+        now = self._clock()
+        known = model.open_runs.get(container.id) if continued else None
+        if container.id not in self._runs and known is None:
             model.containers += 1
             model.runs += 1
             model.complete_runs += complete
-        now = self._clock()
-        starting = now + self._settings.startup_pause if complete else 0.0
+        complete, since = known or (complete, now)
+        model.open_runs[container.id] = complete, since
+        starting = now + self._settings.startup_pause if complete and known is None else 0.0
         self._runs[container.id] = Run(model, complete, now, starting)
+        self._observer(model).started(container.id, now, complete=complete, since=since)
+        model.last_used_ns = self._now_ns()
         self._touch(model)
         return model
 
@@ -93,6 +110,7 @@ class ModelRegistry:
             signature=container.launch_signature,
             created_ns=now_ns,
             updated_ns=now_ns,
+            last_used_ns=now_ns,
         )
         model.history.append(
             Transition(now_ns, model.id, "", str(ModelState.LEARNING), "first container seen")
@@ -108,8 +126,64 @@ class ModelRegistry:
         """A container's run ends. Unknown ids are ignored."""
         run = self._runs.pop(container_id, None)
         if run is not None:
-            self._add_time(run, self._clock())
+            now = self._clock()
+            self._add_time(run, now)
+            self._observer(run.model).ended(container_id, now)
+            run.model.open_runs.pop(container_id, None)
+            run.model.last_used_ns = self._now_ns()
             self._touch(run.model)
+
+    def _observer(self, model: Model) -> Observer:
+        observer = self._observers.get(model.id)
+        if observer is None or observer.model is not model:
+            observer = self._observers[model.id] = Observer(model, self._clock())
+            for name, run in self._runs.items():
+                if run.model is model:
+                    # Its start-up was counted for the model before, or not at all.
+                    observer.started(name, self._clock(), complete=False, since=run.since)
+        return observer
+
+    def note_active(self, container_id: str) -> None:
+        """Something happened in a container, known or not: its minute counts."""
+        run = self._runs.get(container_id)
+        if run is not None:
+            self._observer(run.model).active(container_id)
+
+    def is_due(self, model: Model, now: float) -> bool:
+        """Whether a unit of a model is over, so that it is time for ``note_seen``."""
+        return self._observer(model).is_due(now)
+
+    def note_seen(self, model: Model, keys: Iterable[Key], now: float) -> None:
+        """The kernel saw these keys of a model since it was last asked (``Knowledge.take_seen``).
+
+        Args:
+            model: whose.
+            keys: of the model; others are ignored.
+            now: seconds since the epoch.
+        """
+        names = [name for name, run in self._runs.items() if run.model is model]
+        seen = [key for key in keys if key in model.keys]
+        for key in seen:
+            evidence = model.keys[key]
+            evidence.last_ns = int(now * 1e9)
+            evidence.count += 1
+            if len(names) == 1:  # else nobody knows which of them it was
+                _note_container(evidence, names[0])
+        self._observer(model).seen(seen)
+        if seen:
+            self._touch(model)
+
+    def note_novelty(
+        self, model: Model, judgement: Judgement, event: Event, container_id: str
+    ) -> None:
+        """A model that is active met something new that it would have learned before."""
+        if not model.judges or event.actor is Actor.SESSION or not judgement.learnable:
+            return
+        self._observer(model).novel(container_id)
+        for key in judgement.learnable:
+            if key in model.novelties or len(model.novelties) < _NOVELTIES_MAX:
+                _see(model.novelties, key, event, container_id)
+        self._touch(model)
 
     def get(self, name: str) -> Model:
         """The model that a person means.
@@ -185,22 +259,36 @@ class ModelRegistry:
             return []
         self._note_startup(event, container_id, init_pid)
         new: list[Key] = []
-        wider: list[WriteKey] = temporary_keys(event)
+        wider: list[Key] = [*temporary_keys(event)]
         generaliser = self._generalisers[model.id]
         for exact, key in zip(judgement.novel, judgement.learnable, strict=True):
             if _see(model.keys, key, event, container_id, model):
                 new.append(key)
                 if isinstance(key, WriteKey) and isinstance(exact, WriteKey):
                     wider += generaliser.add(key, exact)
+                elif isinstance(key, ExecKey) and len(model.shapes(key)) >= MANY_SHAPES:
+                    wider.append(replace(key, shape=ANY_ARGUMENTS))
         for key in wider:
             if key not in model.keys:
                 model.absorb(key, Evidence(event.time_ns, event.time_ns, source=Source.POPULATION))
                 new.append(key)
+        observer = self._observer(model)
+        observer.seen({*judgement.learnable, *wider}, container_id)
         if new and model.state is ModelState.DRY_RUN:
-            model.dry_run_seconds = 0.0
-            model.extensions += 1
+            self._meet_in_dry_run(model, new, container_id)
         self._touch(model)
         return new
+
+    def _meet_in_dry_run(self, model: Model, new: list[Key], container_id: str) -> None:
+        """Something new was learned in a dry run: it begins again, if such keys can settle."""
+        observer = self._observer(model)
+        if all(kind_of(key) in model.unsettled for key in new):
+            observer.novel(container_id)
+            return
+        model.dry_run_seconds = 0.0
+        model.extensions += 1
+        model.trial = model.trial.again()
+        observer.restart()
 
     def _note_startup(self, event: Event, container_id: str, init_pid: int) -> None:
         """How long a run starts up, as far as what is new shows, and what its first process is."""
@@ -221,7 +309,10 @@ class ModelRegistry:
         model.lost += lost
         if model.state in (ModelState.LEARNING, ModelState.DRY_RUN):
             model.lost_seconds = model.observed_seconds
+            model.lost_starts = model.incidence.starts
             model.dry_run_seconds = 0.0
+        model.trial = Trial(attempt=model.trial.attempt)  # nobody can say that it was quiet
+        self._observer(model).restart()
         self._touch(model)
 
     def tick(self, now: float) -> list[Transition]:
@@ -232,11 +323,42 @@ class ModelRegistry:
                 run.model.note_main(run.main)
                 run.main = None
         moved = []
-        for model in {id(run.model): run.model for run in self._runs.values()}.values():
-            following = next_state(model, self._settings)
+        running = {run.model.id: run.model for run in self._runs.values()}
+        for model in running.values():
+            model.last_used_ns = int(now * 1e9)
+            if not self._observer(model).tick(now) and not self._settings.by_time(model.state):
+                continue  # no count has changed
+            following = next_state(model, self._settings, int(now * 1e9))
             if following is not None:
-                moved.append(self._move(model, *following))
+                moved.append(self._follow(model, following))
+        moved += self._archive_idle(running, now)
         return moved
+
+    def _follow(self, model: Model, move: Move) -> Transition:
+        transition = self._move(model, move.state, move.cause)
+        model.unsettled = move.unsettled
+        if move.state is ModelState.ACTIVE:
+            model.in_active, model.novelties = Trial(), {}
+            model.promise = model.trial.bound() if model.trial.weight >= 1 else 0.0
+        return transition
+
+    def _archive_idle(self, running: Mapping[str, Model], now: float) -> list[Transition]:
+        """Archive models under which nothing has run for long. What a person set stays."""
+        if now < self._looked_for_at:
+            return []
+        limit = int((now - self._settings.archive_after_seconds) * 1e9)
+        idle = [
+            model
+            for model in self._models.values()
+            if model.id not in running
+            and not model.manual
+            and model.state is not ModelState.ARCHIVED
+            and model.last_used_ns <= limit
+        ]
+        hours = f"{self._settings.archive_after_seconds / 3600:.3g} h"
+        return [
+            self._move(model, ModelState.ARCHIVED, f"no container for {hours}") for model in idle
+        ]
 
     def _add_time(self, run: Run, now: float) -> None:
         elapsed = max(0.0, now - run.since)
@@ -246,6 +368,7 @@ class ModelRegistry:
             run.model.steady_seconds += max(0.0, min(elapsed, now - run.starting_until))
             if run.model.state is ModelState.DRY_RUN:
                 run.model.dry_run_seconds += elapsed
+                run.model.dry_run_total += elapsed
             self._touch(run.model)
 
     def learn_again(self, model: Model) -> Transition:
@@ -263,6 +386,7 @@ class ModelRegistry:
     def extend(self, model: Model) -> Transition:
         """Learn on, keeping what is known."""
         model.lost_seconds = model.observed_seconds
+        model.unsettled = frozenset()
         return self._move(model, ModelState.LEARNING, "a person let it learn on")
 
     def activate(self, model: Model) -> Transition:
@@ -311,6 +435,7 @@ class ModelRegistry:
         """
         existing = self._models.get(model.id)
         if existing is None:
+            model.last_used_ns, model.open_runs = self._now_ns(), {}
             model.number = self._store.add(model)
             self._models[model.id] = model
             self._generalisers[model.id] = Generaliser(model.keys)
@@ -336,7 +461,12 @@ class ModelRegistry:
         transition = Transition(self._now_ns(), model.id, str(model.state), str(state), cause)
         model.state = state
         model.manual = manual
-        model.dry_run_seconds = 0.0
+        model.dry_run_seconds = model.dry_run_total = 0.0
+        if state is not ModelState.ARCHIVED:
+            model.last_used_ns = transition.time_ns
+        if state is ModelState.DRY_RUN:
+            model.trial = Trial()
+            self._observer(model).restart()
         model.history.append(transition)
         self._touch(model)
         self.flush()
@@ -372,6 +502,8 @@ def replace_contents(model: Model) -> Model:
         runs=model.runs,
         created_ns=model.created_ns,
         history=model.history,
+        last_used_ns=model.last_used_ns,
+        open_runs=model.open_runs,
     )
 
 
@@ -397,11 +529,15 @@ def _see(
     evidence.phases |= _phase(event)
     evidence.last_ns = event.time_ns
     evidence.count += 1
+    _note_container(evidence, container_id)
+    return widened
+
+
+def _note_container(evidence: Evidence, container_id: str) -> None:
     if evidence.last_container != container_id:
         evidence.last_container = container_id
         evidence.containers += 1
         evidence.runs += 1
-    return widened
 
 
 def _phase(event: Event) -> Phase:

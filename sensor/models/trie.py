@@ -196,11 +196,7 @@ class PathTrie(Generic[T]):
 
 
 def _covers(wide: Label, narrow: Label) -> bool:
-    """Whether every component that takes ``narrow`` would also match ``wide``."""
-    if wide.match is Match.ANY:
-        return narrow.match in (Match.EXACT, Match.CLASS)
-    return (
-        wide.match is Match.CLASS
-        and narrow.match is Match.EXACT
-        and canonical(narrow.name) == wide.name
-    )
+    """Whether what takes ``narrow``, which is another, also matches ``wide``; but not beside it."""
+    if wide.match is Match.EXACT or wide == narrow:
+        return False
+    return not {wide.match, narrow.match} & LAST_ONLY and wide.covers(narrow)

@@ -46,7 +46,8 @@ from sensor.kernel.port import (
     NodeFlag,
     WriteEntry,
 )
-from sensor.models.keys import ExecKey, Key, Program, WriteKey, exec_key
+from sensor.models.arguments import exec_key
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program, WriteKey
 from sensor.models.model import Model
 from sensor.models.trie import Node, PathTrie
 from sensor.paths import Label, Match, Pattern, protected_patterns, split
@@ -326,7 +327,7 @@ class Knowledge:
                 if not loaded.denies(key.program):
                     startup = model.is_startup_only(key)
                     entries = self._exec_entries(loaded, number, key, startup=startup)
-                    loaded.keys[entries[0]] = key
+                    loaded.keys[entries[-1]] = key
                     executions.extend(entries)
             elif isinstance(key, WriteKey):
                 loaded.trie.insert(
@@ -339,22 +340,35 @@ class Knowledge:
     def _exec_entries(
         self, loaded: _Loaded, number: int, key: ExecKey, *, startup: bool = False
     ) -> list[ExecEntry]:
-        """An execution; that of its binary, which may begin; and that somebody does it at all."""
+        """What the kernel is told of an execution.
+
+        That its binary may begin; that somebody executes it at all; of an interpreter that it may
+        begin, for what it is told to do decides; and last the execution itself.
+        """
         entry = self._exec_entry(number, key)
-        reported = loaded.looks_at_arguments(key.program)
-        entries = [replace(entry, reported=reported, startup=startup)]
+        entries = [replace(entry, by_shape=key.shape != ANY_ARGUMENTS)]
         if key.program.applet:
             entries.append(self._binary_entry(number, key))
-        return entries + [
-            replace(e, parent=NODE_ANY, origin=0, actor=0, reported=False, startup=False)
-            for e in entries
-        ]
+        entries += [replace(e, parent=NODE_ANY, origin=0, actor=0, by_shape=False) for e in entries]
+        known = replace(entry, reported=loaded.looks_at_arguments(key.program), startup=startup)
+        if key.shape == ANY_ARGUMENTS:
+            return [*entries[1:], known]
+        return [*entries, replace(known, program=self._shape_number(entry.program, key.shape))]
+
+    def _shape_number(self, program: int, shape: str) -> int:
+        """The node of a way in which an interpreter is called."""
+        return self._step(program, LabelKind.SHAPE, os.fsencode(shape)[:255], NodeFlag(0))
 
     def _put_exec(self, loaded: _Loaded, executions: Iterable[ExecEntry]) -> None:
-        """Put executions. By its applets a binary is known only where it is not known whole."""
+        """Put executions. By applets or arguments one is known only where it is not known whole."""
         wanted = set(executions)
         known = loaded.executions | wanted
-        entries = {e for e in wanted if not e.by_applet or replace(e, by_applet=False) not in known}
+        whole = {(e.model, e.parent, e.program, e.origin, e.actor) for e in known if _is_whole(e)}
+        entries = {
+            e
+            for e in wanted
+            if _is_whole(e) or (e.model, e.parent, e.program, e.origin, e.actor) not in whole
+        }
         loaded.executions |= entries
         self._kernel.put_exec(entries)
 
@@ -537,6 +551,10 @@ def _wider(model: Model, seen: WriteKey) -> set[Key]:
         and (key.program, key.operation) == (seen.program, seen.operation)
         and Pattern.parse(key.pattern).matches_components([label.name for label in pattern.labels])
     }
+
+
+def _is_whole(entry: ExecEntry) -> bool:
+    return not entry.by_applet and not entry.by_shape
 
 
 def _edge(parent: Node[_Value], label: Label, child: Node[_Value]) -> Edge:

@@ -63,9 +63,10 @@ class Prevention:
         Until its model is active only what a rule denies by name is refused, and then nothing
         that merely could not be judged.
         """
-        active = model.state is ModelState.ACTIVE
+        state = model.standing
+        active = state in (ModelState.ACTIVE, ModelState.SUSPECT)
         flags = ContainerFlag.RULES if rule.lists != EMPTY else ContainerFlag(0)
-        if model.state is ModelState.ARCHIVED:
+        if state is ModelState.ARCHIVED:
             return flags, NOTHING_REFUSED
         mode = Mode(rule.refused(active=active), rule.ignored(active=active))
         if mode.prevent and (not active or self.policy.allows_on_error(rule)):

@@ -26,6 +26,14 @@ DENIALS = frozenset({Detection.DENIED_PROGRAM, Detection.DENIED_PATH})
 # What is found without asking the model, in every state of it.
 HARD = frozenset({*DENIALS, Detection.CHANGED_PROGRAM, Detection.MEMORY_PROGRAM})
 
+# What a wrong model takes for a deviation most often, and what harms least when it is let pass.
+SOFT = frozenset({Detection.UNKNOWN_PARENT, Detection.UNKNOWN_WRITE})
+# What is told only, while one kind of a model's keys has not settled.
+ALERT_ONLY = {
+    "executions": frozenset({Detection.UNKNOWN_PROGRAM, Detection.UNKNOWN_PARENT}),
+    "writes": frozenset({Detection.UNKNOWN_WRITE}),
+}
+
 _IN_ITS_FILES = (WalkEnd.ROOT, WalkEnd.BY_NAME)
 
 

@@ -20,7 +20,7 @@ from sensor.events import (
 )
 from sensor.models.diff import describe
 from sensor.models.keys import ExecKey, Program, WriteKey
-from sensor.models.model import Model, ModelState
+from sensor.models.model import Model
 from sensor.paths import Pattern
 from sensor.rules.judge import rule_on
 from sensor.rules.policy import DEFAULT, Policy
@@ -129,7 +129,7 @@ def _judged(what: str, event: Event, model: Model, rule: Rule, sha256: str) -> E
         return Explanation(what, "known", "-", why or f"the model has the key: {keys}")
     detection = ruling.detection
     action = rule.action(detection)
-    holds = model.state is ModelState.ACTIVE or rule.holds_without_model(detection)
+    holds = model.judges or rule.holds_without_model(detection)
     if ruling.because:
         return Explanation(what, "denied", str(action), f"rule {rule.name} denies {ruling.because}")
     why = f"{detection.name.lower()}: no key of the model and no entry of rule {rule.name} fits"

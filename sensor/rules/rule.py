@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sensor.audits.audit import Action
 from sensor.events import Detection, Event, EventKind, OperationClass, Origin
@@ -169,6 +169,12 @@ class Rule:
     def action(self, detection: Detection) -> Action:
         """What a deviation of this kind leads to."""
         return self.actions.get(detection, Action.ALERT)
+
+    def only_telling(self, detections: frozenset[Detection]) -> Rule:
+        """This rule, except that these kinds of deviation are told and nothing more."""
+        strong = (Action.PREVENT, Action.BLOCK)
+        softer = {d: Action.ALERT for d in detections if self.action(d) in strong}
+        return replace(self, actions={**self.actions, **softer}) if softer else self
 
     def holds_without_model(self, detection: Detection) -> bool:
         """Whether the action counts before the model is active.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -34,6 +35,8 @@ from sensor.kernel.port import (
     Seen,
     WriteEntry,
 )
+from sensor.models.arguments import shape, shapes
+from sensor.models.keys import Program
 from sensor.models.trie import PathTrie
 from sensor.paths import Label, Match, Pattern, canonical, last_labels, split
 from tests.kernel.conftest import Cgroup, watch_with_model
@@ -71,6 +74,12 @@ class Teacher:
                     at = self.programs[key]
                     self.kernel.put_edges([Edge(at, LabelKind.APPLET, label, at, flags)])
             node = self.programs[key]
+        return node
+
+    def label(self, parent: int, kind: LabelKind, label: bytes) -> int:
+        """The node behind one label."""
+        node = self._number()
+        self.kernel.put_edges([Edge(parent, kind, label, node)])
         return node
 
     def execution(self, caller: int, program: int) -> None:
@@ -291,6 +300,45 @@ def test_known_behaviour_is_marked_until_it_is_taken(
     seen = kernel.take_seen(kernel.executions(), kernel.writes())
     assert {entry.program for entry in seen.executions} == {shell, true}
     assert not seen.writes
+
+
+def _random_call(source: random.Random) -> list[str]:
+    words = ["-c", "-e", "-lc", "-x", "-xyz", "-u", "--rcfile", "--long-option", "-", "--", "true"]
+    files = ["/usr/lib/cron/job", "run.sh", "/tmp/x1y2z3.sh", "", "é" * 100, "/opt/" + "a" * 150]
+    argv = [source.choice(words) for _ in range(source.randint(0, 5))]
+    return [*argv, *(source.choice(files) for _ in range(source.randint(0, 2)))]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_kernel_and_python_agree_on_how_interpreters_are_called(
+    cgroup: Cgroup, teacher: Teacher, events: Read, tmp_path: Path, seed: int
+) -> None:
+    """The kernel is silent exactly about the calls whose shape is known."""
+    source = random.Random(f"calls {seed}")
+    shell = tmp_path / "sh"  # an interpreter by its name
+    shutil.copy(real("true"), shell)
+    python, node = (
+        teacher.program(os.path.realpath("/usr/bin/python3")),
+        teacher.program(str(shell)),
+    )
+    program = Program(str(shell))
+    calls = [_random_call(source) for _ in range(80)]
+    known = {shape(program, ["sh", *call]) for call in source.sample(calls, 25)}
+    service = int(Origin.UNKNOWN), int(Actor.SERVICE)
+    cgroup.kernel.put_exec([ExecEntry(MODEL, python, node, *service, by_shape=True)])
+    for label in known:
+        number = teacher.label(node, LabelKind.SHAPE, os.fsencode(label))
+        cgroup.kernel.put_exec([ExecEntry(MODEL, python, number, *service)])
+    watch_with_model(cgroup.kernel, cgroup, MODEL)
+    listing = tmp_path / "list"
+    listing.write_text(json.dumps([["sh", *call] for call in calls]))
+    code = "import json,os,sys\nfor a in json.load(open(sys.argv[2])):\n"
+    code += " os.waitpid(os.posix_spawn(sys.argv[1], a, {}), 0)"
+    cgroup.run("/usr/bin/env", "/usr/bin/python3", "-S", "-c", code, shell, listing)
+    found = [e for e in events() if e.kind is EventKind.EXEC and e.path == str(shell)]
+    unknown = [call for call in calls if not known & set(shapes(program, ["sh", *call]))]
+    assert {e.detection for e in found} == {Detection.UNKNOWN_ARGUMENTS}
+    assert [list(e.argv[1:]) for e in found] == unknown
 
 
 @pytest.fixture

@@ -22,7 +22,17 @@ from tests.docker.client import Docker, Running
 from tests.docker.sensor import Rote
 from tests.services.recipe import Service
 from tests.soak import traces
-from tests.soak.world import FAILURES, chosen, end, engine, say, start, time_limit, work
+from tests.soak.world import (
+    FAILURES,
+    chosen,
+    end,
+    engine,
+    go_on_after,
+    say,
+    start,
+    time_limit,
+    work,
+)
 
 _SPARE_SECONDS = 300.0
 
@@ -122,6 +132,7 @@ def main(arguments: list[str]) -> int:
                 with time_limit(2 * options.seconds + _SPARE_SECONDS):
                     runs = record(docker, service, options.seconds)
             except FAILURES as error:
+                go_on_after(error)
                 say(f"{service.name}: not recorded: {error}")
                 failed = True
                 continue

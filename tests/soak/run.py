@@ -24,7 +24,17 @@ from tests.services.recipe import Service
 from tests.soak import report as reports
 from tests.soak.page import write_section
 from tests.soak.report import Report
-from tests.soak.world import FAILURES, chosen, end, engine, say, start, time_limit, work
+from tests.soak.world import (
+    FAILURES,
+    chosen,
+    end,
+    engine,
+    go_on_after,
+    say,
+    start,
+    time_limit,
+    work,
+)
 
 _SPARE_SECONDS = 300.0  # for what a service needs besides: start, stop, the last round
 
@@ -47,6 +57,7 @@ def soak(docker: Docker, service: Service, options: argparse.Namespace, extra: l
             _judge(docker, rote, service, report, 60 * options.minutes_judge)
             _look_at_model(rote, service, report)
     except FAILURES as error:
+        go_on_after(error)
         report.failure = f"{type(error).__name__}: {str(error)[-1500:]}"
     finally:
         docker.clean()

@@ -66,8 +66,22 @@ def engine(services: Iterable[Service]) -> Iterator[Docker]:
             own.stop()
 
 
+class _Ending:
+    told = False
+
+
 def _end(_number: int, _frame: FrameType | None) -> None:
+    _Ending.told = True
     raise SystemExit("soak: told to end")
+
+
+def go_on_after(error: BaseException) -> None:
+    """Let one service's failure be no other's: raise it only when all of it is to end.
+
+    Cleaning up may fail as well, and then hides that somebody told us to end.
+    """
+    if _Ending.told:
+        raise SystemExit("soak: told to end") from error
 
 
 def _too_late(_number: int, _frame: FrameType | None) -> None:

@@ -48,13 +48,15 @@ class Story:
         directory: Path,
         kernel: ReplayKernel | None = None,
         policy: Policy | None = None,
+        settings: LearningSettings | None = None,
+        now: float = 1_800_000_000.0,
     ) -> None:
-        self.now = 1_800_000_000.0
+        self.now = now
         self.directory = directory
         self.kernel = kernel or ReplayKernel()
         self.models = ModelRegistry(
             ModelStore(directory / "models.db"),
-            LearningSettings(LEARN_SECONDS, DRY_RUN_SECONDS),
+            settings or LearningSettings(LEARN_SECONDS, DRY_RUN_SECONDS),
             clock=lambda: self.now,
         )
         self.audits = AuditStore(directory / "audits.db")
@@ -93,6 +95,12 @@ class Story:
         """Time passes."""
         self.now += seconds
         self.pipeline.tick()
+
+    def busy(self, minutes: float, *events: Event) -> None:
+        """For so long these things happen again and again, and the loop ticks."""
+        for _ in range(round(minutes * 6)):
+            self.happen(*events)
+            self.wait(10)
 
     def learn(self, *events: Event) -> Model:
         """A container starts, does this, and its model becomes active."""

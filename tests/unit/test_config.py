@@ -79,7 +79,7 @@ def test_choices_are_checked() -> None:
 def test_defaults_and_paths() -> None:
     """As design.md has them."""
     settings = Settings(state_dir=Path("/s"), run_dir=Path("/r"))
-    assert (settings.learn_seconds, settings.dry_run_seconds) == (3600.0, 86400.0)
+    assert (settings.learn_min_seconds, settings.learn_max_seconds) == (600.0, 86400.0)
     assert settings.audit_window_seconds == 60.0
     assert settings.socket == Path("/r/control.sock")
     assert (settings.models_db, settings.audits_db) == (Path("/s/models.db"), Path("/s/audits.db"))

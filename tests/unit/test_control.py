@@ -46,7 +46,7 @@ class Running:
             state_dir=directory / "state",
             run_dir=directory / "run",
             runtimes=("none",),
-            learn_seconds=3600,
+            learn_max_seconds=3600,
         )
         self.kernel = ReplayKernel()
         self.output = io.StringIO()
@@ -128,7 +128,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
         daemon.stop()
 
 
-def test_commands_tell_the_story(running: Running) -> None:
+def test_commands_tell_the_story(running: Running, tmp_path: Path) -> None:
     """Status, containers, models and audits show what happened, in every form."""
     status = running.rote("status")
     assert "1 watched" in status.output
@@ -139,6 +139,14 @@ def test_commands_tell_the_story(running: Running) -> None:
     shown = running.rote("models", "show", "shop").output
     assert "/bin/tar" in shown
     assert "/var/log/a-<N>" in shown
+    assert "nothing is promised yet" in shown
+    assert {"expected_per_day", "max_false_alarms_per_day"} <= listed[0].keys()
+    assert "AT MOST" in running.rote("models", "list").output
+    browser = tmp_path / "shop.html"
+    assert running.rote("models", "show", "shop", "--html", str(browser)).exit_code == 0
+    assert browser.read_bytes().startswith(b"<!doctype html>")
+    nowhere = running.rote("models", "show", "shop", "--html", str(tmp_path / "no" / "x"))
+    assert "the page was not written" in str(nowhere.exception)
     audits = [
         orjson.loads(line)
         for line in running.rote("audits", "list", "-o", "jsonl").output.split("\n")

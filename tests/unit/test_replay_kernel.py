@@ -26,7 +26,8 @@ from sensor.kernel.port import (
     Seen,
     WriteEntry,
 )
-from sensor.models.keys import Key, Program, WriteKey, exec_key
+from sensor.models.arguments import exec_key
+from sensor.models.keys import Key, Program, WriteKey
 from sensor.models.model import Model
 from sensor.models.trie import PathTrie
 from sensor.paths import Label, Match, Pattern, canonical

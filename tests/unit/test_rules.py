@@ -19,7 +19,8 @@ from sensor.containers.registry import ContainerChange
 from sensor.errors import BadInputError, UsageError
 from sensor.events import Actor, Detection, EventFlag, Operation, Origin
 from sensor.kernel.port import ContainerFlag
-from sensor.models.keys import Program, exec_key
+from sensor.models.arguments import exec_key
+from sensor.models.keys import Program
 from sensor.models.model import Evidence
 from sensor.rules.explain import chosen, explain
 from sensor.rules.files import RuleSet, read_rules

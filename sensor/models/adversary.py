@@ -154,7 +154,7 @@ def _example(label: Label) -> str:
     elif label.match is Match.EXTENSION:
         name = b"any" + name
     elif label.match is Match.CLASS:
-        name = name.replace(bytes((MARK_NUMBER,)), b"41").replace(
-            bytes((MARK_RANDOM,)), b"4f1e9c0d2b"
-        )
+        # One digit: with more the token around it might be a long one, and those are random.
+        name = name.replace(bytes((MARK_NUMBER,)), b"4")
+        name = name.replace(bytes((MARK_RANDOM,)), b"4f1e9c0d2b")
     return name.decode(errors="surrogateescape")

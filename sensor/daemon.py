@@ -20,6 +20,7 @@ from typing import TextIO
 
 import orjson
 
+from sensor.ancestry import parent_of
 from sensor.audits.head import HeadKeeper
 from sensor.audits.store import AuditStore
 from sensor.channels.channel import Channel, Channels
@@ -36,6 +37,7 @@ from sensor.control.channels import channel_handlers
 from sensor.control.handlers import Handlers
 from sensor.control.rule_handlers import rule_handlers
 from sensor.control.server import ControlServer
+from sensor.control.trust_handlers import TrustHandlers
 from sensor.errors import AlreadyRunningError, HostError, NotRootError, StateError, UsageError
 from sensor.kernel.live import LiveKernel
 from sensor.kernel.port import Kernel
@@ -50,6 +52,7 @@ from sensor.rules.hits import Hits
 from sensor.rules.keeper import RuleKeeper
 from sensor.rules.policy import Policy
 from sensor.rules.scope import Where
+from sensor.rules.teaching import Teaching
 
 _log = logging.getLogger("rote.daemon")
 _TICK_SECONDS = 1.0
@@ -123,6 +126,7 @@ class Daemon:
             registry = Registry(found, settings.watches, responders.on_container)
             pipeline.registry = registry
             pipeline.hits = Hits(settings.state_dir / "rule-hits.json")
+            pipeline.teaching = Teaching(parent_of, settings.state_dir / "suspects.json")
             pipeline.sessions = Sessions(time.time, settings.state_dir / "sessions.json")
             reloader = self._reloader = Reloader(keeper, pipeline, channels)
             self.pipeline = pipeline
@@ -133,6 +137,7 @@ class Daemon:
             handlers = Handlers(pipeline, _shown(settings), self.stop, more)
             verbs = {
                 **handlers.table(),
+                **TrustHandlers(pipeline).table(),
                 **rule_handlers(pipeline, keeper, reloader.reload),
                 **responders.verbs(finder(registry.containers, registry.inspect)),
                 **channel_handlers(channels),

@@ -6,6 +6,7 @@ command may ask for.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sensor.ancestry import descends_from, programs_above
+from sensor.ancestry import descends_from, parent_of, programs_above
 from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity
 from sensor.audits.record import audit_from_event, self_audit
 from sensor.audits.store import AuditStore
@@ -33,10 +34,14 @@ from sensor.kernel.port import (
     Kernel,
     Mode,
 )
-from sensor.models.model import Judgement, Model, ModelState, Transition
+from sensor.models.files import key_text
+from sensor.models.inherit import drop_missing, unconfirmed
+from sensor.models.keys import Key
+from sensor.models.model import Judgement, Model, ModelState, Transition, unknowable
 from sensor.models.registry import ModelRegistry
 from sensor.responses.digests import Digests
 from sensor.responses.evidence.recorder import FlightRecorder
+from sensor.responses.image_programs import ImagePrograms
 from sensor.responses.knowledge import Knowledge
 from sensor.responses.prevent import Leftover, Prevention
 from sensor.responses.proof import Attempt, prove
@@ -46,6 +51,7 @@ from sensor.rules.hits import Hits
 from sensor.rules.judge import Ruling, rule_on
 from sensor.rules.policy import DEFAULT, Policy
 from sensor.rules.rule import Rule
+from sensor.rules.teaching import Teaching
 from sensor.waiting import WaitingRoom
 
 _log = logging.getLogger("rote.pipeline")
@@ -135,6 +141,7 @@ class Pipeline:
         self._ignored: set[int] = set()  # cgroups that Rote itself tries things in
         self._digests = Digests()
         self.hits = Hits()
+        self.teaching = Teaching(parent_of)
         self.sessions = Sessions(clock)
         # What responses are to be told, and may tell.
         self.on_block: Callable[[Container, Rule, Audit], None] = lambda *_: None
@@ -190,6 +197,9 @@ class Pipeline:
         self.statistics.novel += 1
         if model.state is ModelState.ARCHIVED:
             return
+        ruling = self._weigh(event, watched, ruling)
+        if ruling.known:
+            return
         if self._is_late(event, watched, ruling.detection):
             self.prevention.kill_late(event)
         if self._is_audited(model, event, ruling):
@@ -211,6 +221,48 @@ class Pipeline:
         if event.actor is not Actor.SESSION:
             self.models.note_active(watched.container.id)
 
+    def _weigh(self, event: Event, watched: Watched, ruling: Ruling) -> Ruling:
+        """Take out of it what the model must not learn (``sensor.rules.teaching``)."""
+        model, container = watched.model, watched.container
+        lesson = self.teaching.weigh(
+            event, model, container, ruling, ran_before=watched.running_before
+        )
+        if model.state is not ModelState.ACTIVE:
+            self.models.changed(model)
+        if lesson.held:
+            self.reload_model(model)
+        if lesson.confirmed:
+            self.admit(model, lesson.confirmed)
+            self._knowledge.answer(model, event)
+            self.models.note_confirmed(model, lesson.confirmed, container.id)
+        return lesson.ruling
+
+    def _check_inherited(self, watched: Watched) -> None:
+        """Drop what a model inherited of programs that its own image does not hold."""
+        model = watched.model
+        if model.trust.checked or not watched.container.pid:
+            return
+        with contextlib.suppress(OSError):  # it has ended, or is not set up yet: the next one
+            with ImagePrograms(watched.container.pid) as programs:
+                gone = drop_missing(model, programs.exist)
+            self.models.changed(model)
+            _log.info(
+                "model #%d %s starts from an earlier image's: %d keys to be confirmed, %d of "
+                "programs that are gone",
+                model.number,
+                model.name,
+                len(unconfirmed(model)),
+                len(gone),
+            )
+
+    def admit(self, model: Model, keys: Iterable[Key]) -> None:
+        """Let the kernel know keys that came into a model beside the learning, at once."""
+        self._knowledge.add(model, keys)
+        self.models.changed(model)
+        for watched in self._watched.values():
+            if watched.model.id == model.id:
+                self.prevention.settle(watched.container.cgroup_id)
+
     def _is_late(self, event: Event, watched: Watched, detection: Detection) -> bool:
         """Whether the kernel let something happen that the rule refuses."""
         if not watched.mode.prevent & 1 << detection or event.action != "none":
@@ -221,7 +273,7 @@ class Pipeline:
 
     def _is_audited(self, model: Model, event: Event, ruling: Ruling) -> bool:
         judgement = ruling.judgement
-        if model.judges or ruling.detection in HARD:
+        if model.judges or ruling.detection in HARD or ruling.tell:
             return True
         if event.actor is Actor.SESSION:
             return event.kind is EventKind.EXEC and not event.program  # once, as it comes in
@@ -250,7 +302,8 @@ class Pipeline:
         if action is Action.IGNORE and event.action == "none":
             return
         # While a model is not active, that somebody came in is a remark and no more.
-        remark = event.actor is Actor.SESSION and not holds and detection not in HARD
+        is_hard = detection in HARD or ruling.tell
+        remark = event.actor is Actor.SESSION and not holds and not is_hard
         session = self.sessions.reason(container.id) if event.actor is Actor.SESSION else ""
         audit = audit_from_event(
             event,
@@ -264,8 +317,15 @@ class Pipeline:
             host=self._host,
             would=would,
             parents=programs_above(event.parent_pid) if event.parent_pid else (),
-            severity=Severity.INFO if remark or session else None,
+            severity=Severity.INFO if remark or session else ruling.severity,
         )
+        if not unknowable(event):
+            wanted = ruling.judgement.learnable or ruling.judgement.novel
+            audit.keys = tuple(key_text(key) for key in wanted)
+        if ruling.judgement.reason and not ruling.because:
+            audit.extra["not_learnable"] = ruling.judgement.reason
+        if ruling.note:
+            audit.remarks = (*audit.remarks, ruling.note)
         if ruling.because:
             audit.extra["denied_by" if detection in DENIALS else "allowed_by"] = ruling.because
         if rule.message:
@@ -363,6 +423,7 @@ class Pipeline:
         self._watched[cgroup_id] = watched
         for child in change.child_cgroups:
             self.kernel.alias(child, cgroup_id)
+        self._check_inherited(watched)
         self._adopt(watched, change.pids)
         if change.running_before and self.registry is not None:
             self._adopt(watched, self.registry.pids(cgroup_id))  # what they forked meanwhile
@@ -539,6 +600,7 @@ class Pipeline:
         if watched is not None:
             self._note_seen(watched.model)
             self.models.detach(watched.container.id)
+            self.teaching.forget(watched.container.id)
             self.prevention.forget(cgroup_id)
             self._expect(watched.container)  # it may be started again
             _log.info("%s is gone", watched.container.name or watched.container.short_id)
@@ -557,6 +619,8 @@ class Pipeline:
             self._moved(self.models.get(moved.model_id), moved)
         if now >= self._next_look:
             self._next_look = now + _LOOK_SECONDS
+            for watched in self._watched.values():
+                self._check_inherited(watched)
             complete = now >= self._retire_at
             self.prevention.look_again(self._model_under_prevention, complete=complete)
             if complete:
@@ -612,6 +676,7 @@ class Pipeline:
     def _retire(self) -> None:
         """Let go of what earlier daemons left, once all containers are judged by our models."""
         self._knowledge.drop_unused()
+        self.teaching.keep_only({watched.container.id for watched in self._watched.values()})
         if self.kernel.retire():
             _log.info("what an earlier version had attached is removed")
 
@@ -637,6 +702,7 @@ class Pipeline:
     def flush(self) -> None:
         """Write what the models learned, and how often rules decided."""
         self.hits.flush()
+        self.teaching.flush()
         try:
             self.models.flush()
         except StateError as error:
@@ -921,6 +987,7 @@ class Pipeline:
                     "blocked": self.is_blocked(container.id),
                     "session": self.sessions.reason(container.id),
                     "refused": counters.refused,
+                    "suspects": self.teaching.tainted(container.id),
                     "complete": not watched.running_before,
                     "known": counters.known,
                     "events": counters.events,

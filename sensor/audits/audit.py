@@ -125,6 +125,7 @@ class Audit:
     last_ns: int = 0  # last occurrence; equals time_ns for a single one
     id: int = 0
     extra: dict[str, str] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()  # that would make it known: sensor.models.files.key_text
     steps: tuple[Step, ...] = ()  # of a response that has several
     sequence: int = 0  # newest entry of the hash chain about it; 0 until it is stored
     hash: str = ""  # of that entry, 64 hex digits

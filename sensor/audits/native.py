@@ -50,6 +50,7 @@ def to_json(audit: Audit) -> dict[str, Any]:
         "signal": audit.signal,
         "technique": list(audit.technique),
         "remarks": [escape(remark) for remark in audit.remarks],
+        **({"keys": [escape(key) for key in audit.keys]} if audit.keys else {}),
         **({"extra": extra_json(audit)} if audit.extra else {}),
         **({"steps": [step_json(step) for step in audit.steps]} if audit.steps else {}),
     }
@@ -138,6 +139,10 @@ _FIELDS: dict[str, tuple[dict[str, Any], str]] = {
         "MITRE ATT&CK.",
     ),
     "remarks": (_TEXTS, "What a reader should know besides."),
+    "keys": (
+        _TEXTS,
+        "What the model would have to know, as JSON: for `rote models accept`; absent when empty.",
+    ),
     "extra": (
         {"type": "object", "additionalProperties": _TEXT},
         "What only this type says; absent when empty.",
@@ -159,7 +164,7 @@ def audit_schema() -> dict[str, Any]:
         "characters and bytes that are no UTF-8 appear as \\xNN or \\uNNNN in every text.",
         "type": "object",
         "additionalProperties": False,
-        "required": [name for name in _FIELDS if name not in ("extra", "steps")],
+        "required": [name for name in _FIELDS if name not in ("keys", "extra", "steps")],
         "properties": {
             name: {**kind, "description": meaning} for name, (kind, meaning) in _FIELDS.items()
         },

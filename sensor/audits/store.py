@@ -525,6 +525,7 @@ def unpack_audit(content: bytes) -> Audit:
         values[name] = kind(values[name])
     for name in _TUPLES:
         values[name] = tuple(values[name])
+    values["keys"] = tuple(values.get("keys", ()))
     values["steps"] = tuple(Step(*step) for step in values.get("steps", ()))
     return Audit(**values)
 

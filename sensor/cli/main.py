@@ -17,6 +17,7 @@ from sensor.cli.demo import demo
 from sensor.cli.doctor import doctor
 from sensor.cli.evidence import evidence
 from sensor.cli.models import models
+from sensor.cli.models_trust import TRUST_COMMANDS
 from sensor.cli.rules import rules
 from sensor.cli.run import run
 from sensor.cli.session import session
@@ -80,6 +81,8 @@ def rote(context: click.Context, run_dir: Path, state_dir: Path, debug: bool) ->
     context.obj = Context(run_dir, state_dir, debug)
 
 
+for command in TRUST_COMMANDS:
+    models.add_command(command)
 for command in (
     run, stop, status, doctor, containers, models, rules, session, audits, channels,
     *BLOCK_COMMANDS, evidence, unload, demo, completion, man,

@@ -8,6 +8,7 @@ from typing import Any
 
 from sensor.audits.formats import escape, iso, when
 from sensor.cli.output import duration, table_lines
+from sensor.cli.trust_text import trust_json, trust_page
 from sensor.models.arguments import shape_text
 from sensor.models.diff import describe
 from sensor.models.estimate import CONFIDENCE
@@ -16,6 +17,7 @@ from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, WriteKey
 from sensor.models.learning import rate
 from sensor.models.model import Evidence, Model, ModelState
 from sensor.models.outlook import bound_a_day, expected, expected_a_day, percent, prospects
+from sensor.models.trust import key_id
 
 _WIDTH, _HEIGHT = 60, 8
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -179,6 +181,7 @@ def page(model: Model) -> Iterator[str]:
         yield f"  {when(moved.time_ns)}  {path}: {escape(moved.cause)}"
     yield ""
     yield from _keys(model)
+    yield from trust_page(model)
 
 
 def _keys(model: Model) -> Iterator[str]:
@@ -278,6 +281,7 @@ def as_json(model: Model) -> dict[str, Any]:
         "keys": [_key_json(model, key, evidence) for key, evidence in model.keys.items()],
         "sessions": [_key_json(model, key, evidence) for key, evidence in model.sessions.items()],
         "novelties": [_key_json(model, key, evidence) for key, evidence in model.novelties.items()],
+        "trust": trust_json(model),
     }
 
 
@@ -301,6 +305,7 @@ def _key_json(model: Model, key: Key, evidence: Evidence) -> dict[str, Any]:
         }
     counts = model.incidence.keys.get(key)
     return {
+        "id": key_id(key),
         **content,
         "first": iso(evidence.first_ns),
         "last": iso(evidence.last_ns),

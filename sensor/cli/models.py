@@ -111,11 +111,22 @@ def show(context: Any, /, model: str, admission: bool, output: str, file: Path |
 
 @models.command()
 @click.argument("left")
-@click.argument("right")
+@click.argument("right", default="")
 @output_option
 @click.pass_obj
 def diff(context: Any, /, left: str, right: str, output: str) -> None:
-    """Show which keys only one of two models has."""
+    """Show which keys only one of two models has.
+
+    "-" is LEFT's only, "+" RIGHT's only, "?" what RIGHT inherited from an earlier image and has not
+    seen yet. One model alone is compared with the one that it started from.
+
+    \b
+    Examples:
+      rote models diff nginx:1.25 nginx:1.27
+      rote models diff nginx:1.27
+    """
+    if not right:
+        left, right = "", left
     found = context.client.ask("models.diff", left=left, right=right)
     if output == "json":
         emit_json(found)
@@ -124,7 +135,8 @@ def diff(context: Any, /, left: str, right: str, output: str) -> None:
     else:
         for line in found["lines"]:
             click.echo(escape(line))
-        click.echo(f"{found['common']} keys in both", err=True)
+        rest = f", {found['unconfirmed']} to be confirmed" if found["unconfirmed"] else ""
+        click.echo(f"{found['common']} keys in both{rest}", err=True)
 
 
 def _change(name: str, text: str) -> None:

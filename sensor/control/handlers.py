@@ -16,6 +16,7 @@ from sensor.control.server import Handler
 from sensor.errors import UsageError
 from sensor.models.diff import difference
 from sensor.models.files import export_bytes, import_model, pack_model
+from sensor.models.inherit import parent_of
 from sensor.models.model import Model
 from sensor.models.outlook import bound_a_day, expected_a_day
 from sensor.pipeline import Pipeline
@@ -85,11 +86,14 @@ class Handlers:
 
     def _models_diff(self, args: dict[str, Any]) -> dict[str, Any]:
         models = self._pipeline.models
-        found = difference(models.get(str(args["left"])), models.get(str(args["right"])))
+        right = models.get(str(args["right"]))
+        left = models.get(str(args["left"])) if args["left"] else parent_of(right, models.all())
+        found = difference(left, right)
         return {
             "left": found.left,
             "right": found.right,
             "common": found.common,
+            "unconfirmed": len(found.unconfirmed),
             "lines": found.lines(),
         }
 
@@ -198,4 +202,6 @@ def summary(model: Model) -> dict[str, Any]:
         "expected_per_day": expected_a_day(model),
         "max_false_alarms_per_day": bound_a_day(model),
         "unsettled": sorted(model.unsettled),
+        "unconfirmed": model.unconfirmed,
+        "held": len(model.trust.held),
     }

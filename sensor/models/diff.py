@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sensor.models.arguments import shape_text
+from sensor.models.inherit import unconfirmed
 from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key
 from sensor.models.model import Model
 
@@ -18,11 +19,14 @@ class Difference:
     only_left: tuple[Key, ...]
     only_right: tuple[Key, ...]
     common: int
+    unconfirmed: tuple[Key, ...] = ()  # the right one inherited them and has not seen them yet
 
     def lines(self) -> list[str]:
-        """One line a key, ``-`` for the left model's, ``+`` for the right one's."""
-        return [f"- {describe(key)}" for key in self.only_left] + [
-            f"+ {describe(key)}" for key in self.only_right
+        """One line a key: ``-`` the left model's, ``+`` the right one's, ``?`` to be confirmed."""
+        return [
+            *(f"- {describe(key)}" for key in self.only_left),
+            *(f"+ {describe(key)}" for key in self.only_right),
+            *(f"? {describe(key)}" for key in self.unconfirmed),
         ]
 
 
@@ -41,10 +45,13 @@ def describe(key: Key) -> str:
 
 def difference(left: Model, right: Model) -> Difference:
     """Compare the keys of two models."""
+    waiting = frozenset(unconfirmed(right))
+    confirmed = right.keys.keys() - waiting
     return Difference(
         left=left.id,
         right=right.id,
-        only_left=tuple(sorted(left.keys.keys() - right.keys.keys(), key=describe)),
-        only_right=tuple(sorted(right.keys.keys() - left.keys.keys(), key=describe)),
-        common=len(left.keys.keys() & right.keys.keys()),
+        only_left=tuple(sorted(left.keys.keys() - confirmed - waiting, key=describe)),
+        only_right=tuple(sorted(confirmed - left.keys.keys(), key=describe)),
+        common=len(left.keys.keys() & confirmed),
+        unconfirmed=tuple(sorted(waiting, key=describe)),
     )

@@ -7,6 +7,7 @@ A file is a msgpack map: ``magic`` "rote-model", ``version``, ``sha256`` of the 
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 import msgpack
@@ -18,6 +19,7 @@ from sensor.models.counts_file import Reader, pack_counts, unpack_counts
 from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program, WriteKey
 from sensor.models.model import Evidence, Model, ModelState, Source, Transition
 from sensor.models.phases import ALWAYS, Phase
+from sensor.models.trust_files import pack_trust, unpack_trust
 from sensor.paths import Pattern
 
 MAGIC = "rote-model"
@@ -57,6 +59,7 @@ def pack_model(model: Model) -> bytes:
             "history": [[t.time_ns, t.old, t.new, t.cause] for t in model.history],
             "novelties": [_pack_key(key, seen) for key, seen in model.novelties.items()],
             **pack_counts(model),
+            "trust": pack_trust(model.trust, _pack_key),
         }
     )
 
@@ -102,6 +105,11 @@ def unpack_model(data: bytes, number: int, where: str) -> Model:
         history=_history(reader, model_id),
         mains={Program(path, applet) for path, applet in reader.optional("mains", list, [])},
         steady_seconds=float(reader.optional("steady_seconds", (int, float), 0.0)),
+        trust=unpack_trust(
+            reader.optional("trust", dict, None),
+            lambda rows, field: _keys(Reader({field: rows}, where), field),
+            where,
+        ),
     )
     if reader.has("novelties"):
         model.novelties = dict(_keys(reader, "novelties"))
@@ -209,6 +217,23 @@ def _key(content: Any) -> Key:
         Pattern.parse(pattern)
         return WriteKey(Program(program, applet), pattern, OperationClass(operation))
     raise ValueError(f"expected 'exec' or 'write', found {kind!r}")
+
+
+def key_text(key: Key) -> str:
+    """A key as one line of JSON, for audits; ``key_from_text`` reads it back."""
+    return json.dumps(_pack_key(key, Evidence(0, 0))[0])
+
+
+def key_from_text(text: str, where: str) -> Key:
+    """Read what ``key_text`` wrote.
+
+    Raises:
+        ModelFileError: it is no key.
+    """
+    try:
+        return _key(json.loads(text))
+    except (ValueError, TypeError, UsageError) as error:
+        raise ModelFileError(f"{where}: {text}: is no key of a model: {error}") from error
 
 
 def _strings(*values: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from sensor.containers.container import Image
@@ -22,6 +22,7 @@ from sensor.models.incidence import Incidence, Trial
 from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program, WriteKey, written_paths
 from sensor.models.phases import ALWAYS, SETTLED_SECONDS, Phase, reachable
 from sensor.models.trie import PathTrie
+from sensor.models.trust import Trust
 from sensor.paths import Pattern, generalise, is_protected
 
 
@@ -45,6 +46,8 @@ class Source(enum.StrEnum):
     STATIC = "static"  # the image's entrypoint, command, health check
     POPULATION = "population"  # several learned siblings made one pattern
     IMPORTED = "imported"
+    INHERITED = "inherited"  # an earlier image's model knew it; unconfirmed while its count is 0
+    ACCEPTED = "accepted"  # a person accepted an audit
 
 
 @dataclass(slots=True)
@@ -126,6 +129,7 @@ class Model:
     history: list[Transition] = field(default_factory=list)
     mains: set[Program] = field(default_factory=set)  # what first processes run, once started
     steady_seconds: float = 0.0  # observed after start-ups, over all runs
+    trust: Trust = field(default_factory=Trust)
     _writes: PathTrie[tuple[Program, int]] = field(default_factory=PathTrie)
     _programs: dict[Program, int] = field(default_factory=dict)
     _own: frozenset[Program] | None = None  # see phases.reachable()
@@ -223,6 +227,26 @@ class Model:
             self._own = reachable(self.keys, self.mains)
         return key.parent not in self._own
 
+    def remove(self, keys: Iterable[Key]) -> list[Key]:
+        """Let the model know some keys no more; which of them it knew."""
+        gone = [key for key in keys if self.keys.pop(key, None) is not None]
+        self._writes, self._programs, self._bases, self._own = PathTrie(), {}, {}, None
+        for key in self.keys:
+            self._index(key)
+        return gone
+
+    @property
+    def inherited_from(self) -> str:
+        """The id of the earlier image's model that it started from, or empty."""
+        return self.trust.inherited_from
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many of its inherited keys were not seen with this image yet."""
+        return sum(key not in self.keys for key in self.trust.inherited) + sum(
+            e.source is Source.INHERITED and not e.count for e in self.keys.values()
+        )
+
     def _index(self, key: Key) -> None:
         if isinstance(key, WriteKey):
             self._writes.insert(Pattern.parse(key.pattern), (key.program, int(key.operation)))
@@ -231,13 +255,19 @@ class Model:
             if key.shape != ANY_ARGUMENTS:
                 self._bases.setdefault(_base(key), set()).add(key)
 
+    def executes(self, program: Program) -> bool:
+        """Whether it knows that somebody executes a program."""
+        return program in self._programs
+
     def image_programs(self) -> list[str]:
         """The programs that it knows, by name."""
         return sorted(str(program) for program in self._programs)
 
     def writes(self, program: Program, path: str, operation: int) -> bool:
         """Whether the model knows this change of an absolute path by this program."""
-        return (program, operation) in self._writes.lookup(path)
+        return (program, operation) in self._writes.lookup(path) or self.trust.may_write(
+            program, path, operation
+        )
 
     def changers(self, path: str) -> frozenset[tuple[Program, int]]:
         """Who may change an absolute path, and how: each program with a kind of change."""
@@ -259,6 +289,8 @@ class Model:
             and not event.flags & EventFlag.STARTUP
         )
         if found is not None and not is_late:
+            return Judgement(Verdict.KNOWN)
+        if not unknowable(event) and self.trust.may_execute(event):
             return Judgement(Verdict.KNOWN)
         refusal = _refusal(event) or _program_refusal(event)
         return Judgement(

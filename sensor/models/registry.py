@@ -12,6 +12,7 @@ from sensor.events import Actor, Event, EventFlag, EventKind, Operation
 from sensor.models.arguments import MANY_SHAPES
 from sensor.models.generalise import Generaliser, temporary_keys
 from sensor.models.incidence import Trial
+from sensor.models.inherit import find_parent, inherit, settle_inherited
 from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program, WriteKey
 from sensor.models.learning import LearningSettings, Move, next_state
 from sensor.models.model import (
@@ -117,6 +118,8 @@ class ModelRegistry:
         )
         for key in static_keys(container):
             model.add(key, Evidence(now_ns, now_ns, 0, 0, 0, Source.STATIC))
+        if parent := find_parent(container, self._models.values()):
+            inherit(model, parent)
         model.number = self._store.add(model)
         self._models[model.id] = model
         self._generalisers[model.id] = Generaliser(model.keys)
@@ -172,6 +175,10 @@ class ModelRegistry:
         self._observer(model).seen(seen)
         if seen:
             self._touch(model)
+
+    def note_confirmed(self, model: Model, keys: Iterable[Key], container_id: str) -> None:
+        """A container showed inherited keys: they count for how much is still to come."""
+        self._observer(model).seen(keys, container_id)
 
     def note_novelty(
         self, model: Model, judgement: Judgement, event: Event, container_id: str
@@ -269,7 +276,7 @@ class ModelRegistry:
                 elif isinstance(key, ExecKey) and len(model.shapes(key)) >= MANY_SHAPES:
                     wider.append(replace(key, shape=ANY_ARGUMENTS))
         for key in wider:
-            if key not in model.keys:
+            if key not in model.keys and key not in model.trust.removed:
                 model.absorb(key, Evidence(event.time_ns, event.time_ns, source=Source.POPULATION))
                 new.append(key)
         observer = self._observer(model)
@@ -449,9 +456,11 @@ class ModelRegistry:
             self.learn_again(existing)
             existing = self._models[model.id]
             existing.state, existing.manual = model.state, model.manual
+            existing.trust = model.trust
         for key, evidence in model.keys.items():
-            if key not in existing.keys:
+            if key not in existing.keys and key not in existing.trust.removed:
                 existing.add(key, replace(evidence, source=Source.IMPORTED))
+        existing.trust.capabilities |= model.trust.capabilities
         self._touch(existing)
         return existing
 
@@ -459,6 +468,8 @@ class ModelRegistry:
         self, model: Model, state: ModelState, cause: str, *, manual: bool = False
     ) -> Transition:
         transition = Transition(self._now_ns(), model.id, str(model.state), str(state), cause)
+        if state is ModelState.ACTIVE:
+            settle_inherited(model)
         model.state = state
         model.manual = manual
         model.dry_run_seconds = model.dry_run_total = 0.0
@@ -471,6 +482,10 @@ class ModelRegistry:
         self._touch(model)
         self.flush()
         return transition
+
+    def changed(self, model: Model) -> None:
+        """A model was changed from outside; it is written with the next flush."""
+        self._touch(model)
 
     def _touch(self, model: Model) -> None:
         model.updated_ns = self._now_ns()
@@ -504,6 +519,7 @@ def replace_contents(model: Model) -> Model:
         history=model.history,
         last_used_ns=model.last_used_ns,
         open_runs=model.open_runs,
+        trust=model.trust.decisions(),
     )
 
 

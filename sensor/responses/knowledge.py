@@ -50,6 +50,7 @@ from sensor.models.arguments import exec_key
 from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program, WriteKey
 from sensor.models.model import Model
 from sensor.models.trie import Node, PathTrie
+from sensor.models.trust import GRANTED, WritesAndExecutes
 from sensor.paths import Label, Match, Pattern, protected_patterns, split
 from sensor.rules.rule import ALL_OPERATIONS, Lists, ProgramMatch, Rule
 
@@ -74,6 +75,7 @@ class _Loaded:
     trie: PathTrie[_Value]
     lists: Lists
     denied: frozenset[str] = frozenset()  # programs that rules name by their content
+    capabilities: frozenset[WritesAndExecutes] = frozenset()  # of the model
     executions: set[ExecEntry] = field(default_factory=set)
     keys: dict[ExecEntry, ExecKey] = field(default_factory=dict)  # of these, which
     names: list[Edge] = field(default_factory=list)
@@ -234,7 +236,10 @@ class Knowledge:
             loaded = self._loaded[old]
             number = self._new_number(model, fingerprint)
             fresh = _Loaded(
-                PathTrie(MODEL_ROOT_BASE + number, self._number), loaded.lists, loaded.denied
+                PathTrie(MODEL_ROOT_BASE + number, self._number),
+                loaded.lists,
+                loaded.denied,
+                frozenset(model.trust.capabilities),
             )
             self._loaded[number] = fresh
             self._put_lists(fresh, number, protected=fingerprint in self._protected)
@@ -251,7 +256,12 @@ class Knowledge:
 
     def _begin(self, model: Model, rule: Rule, denied: frozenset[str]) -> _Loaded:
         number = self._new_number(model, rule.fingerprint)
-        loaded = _Loaded(PathTrie(MODEL_ROOT_BASE + number, self._number), rule.lists, denied)
+        loaded = _Loaded(
+            PathTrie(MODEL_ROOT_BASE + number, self._number),
+            rule.lists,
+            denied,
+            frozenset(model.trust.capabilities),
+        )
         self._loaded[number] = loaded
         if rule.marks_protected:
             self._protected.add(rule.fingerprint)
@@ -271,6 +281,10 @@ class Knowledge:
             mark = NODE_DENIED if change in lists.deny_paths else 0
             program = self._acting(change.by) if change.by else NODE_ANY
             _insert(trie, change.path, program | mark, int(change.operations))
+        for capability in loaded.capabilities:
+            writer = self.program_number(capability.by)
+            _insert(trie, capability.pattern, writer, int(GRANTED))
+            _insert(trie, capability.pattern, NODE_ANY, RULE_EXEC | RULE_EXEC_ADDED)
         for pattern in protected_patterns() if protected else ():
             _insert(trie, pattern, NODE_PROTECTED, int(ALL_OPERATIONS))
         self._put_names(loaded, number, names)

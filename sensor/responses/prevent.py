@@ -65,7 +65,8 @@ class Prevention:
         """
         state = model.standing
         active = state in (ModelState.ACTIVE, ModelState.SUSPECT)
-        flags = ContainerFlag.RULES if rule.lists != EMPTY else ContainerFlag(0)
+        listed = rule.lists != EMPTY or model.trust.capabilities
+        flags = ContainerFlag.RULES if listed else ContainerFlag(0)
         if state is ModelState.ARCHIVED:
             return flags, NOTHING_REFUSED
         mode = Mode(rule.refused(active=active), rule.ignored(active=active))

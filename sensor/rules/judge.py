@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sensor.audits.audit import Severity
 from sensor.events import Detection, Event, EventKind
 from sensor.models.keys import Program, written_paths
 from sensor.models.model import Judgement, Model, Verdict, unknowable
@@ -18,6 +19,9 @@ class Ruling:
     judgement: Judgement
     detection: Detection = Detection.NONE  # NONE: it is known
     because: str = ""  # the rule's entry that decided, when one did
+    tell: bool = False  # whatever the model's state is (sensor.rules.teaching)
+    note: str = ""  # for a person, besides
+    severity: Severity | None = None  # instead of the type's own
 
     @property
     def known(self) -> bool:

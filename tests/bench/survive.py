@@ -31,6 +31,7 @@ from typing import IO, Any
 from tests.live import cgroup_root
 
 _START_SECONDS = 400.0  # under emulation the programs take two minutes to load
+_ANSWER_SECONDS = 600  # an emulated machine, busy with being attacked
 _RING_SIZES = ("1M", "2M")
 
 # Runs inside. Tries in turn, and says once a second what became of it.
@@ -93,7 +94,7 @@ class Host:
     def ask(self, *args: str) -> Any:
         """The JSON answer of a command, or None while no daemon answers."""
         result = subprocess.run(
-            self.rote(*args, "--output", "json"), capture_output=True, timeout=60, check=False
+            self.rote(*args, "--output", "json"), capture_output=True, timeout=_ANSWER_SECONDS, check=False
         )
         return json.loads(result.stdout) if result.returncode == 0 else None
 
@@ -173,7 +174,7 @@ def survive(kills: int, attach: str, *, upgrades: bool) -> dict[str, Any]:
             host.inside(_LEARN).wait(60)
             time.sleep(2)
             subprocess.run(
-                host.rote("models", "activate", "#1"), check=True, capture_output=True, timeout=60
+                host.rote("models", "activate", "#1"), check=True, capture_output=True, timeout=_ANSWER_SECONDS
             )
             status = _wait(
                 lambda: (s := host.ask("status")) and s["prevention"]["containers"] and s,
@@ -211,7 +212,7 @@ def survive(kills: int, attach: str, *, upgrades: bool) -> dict[str, Any]:
 
 
 def _wait(question: Any, problem: str) -> Any:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + _ANSWER_SECONDS
     while time.monotonic() < deadline:
         if answer := question():
             return answer

@@ -20,10 +20,11 @@ from sensor.demo.busybox import root_archive
 from tests.docker import images
 from tests.docker.client import Docker
 from tests.docker.engine import program
+from tests.services.recipe import Recipe, Root
 
 _HERE = Path(__file__).parent
 _FILES = _HERE / "files"
-ROOT = images.Root(
+ROOT = Root(
     (
         "apache2", "curl", "libapache2-mod-php", "nginx-light", "postgresql", "python3",
         "redis-server",
@@ -32,7 +33,7 @@ ROOT = images.Root(
     commands=('chroot "$1" phpdismod opcache',),
     name="attacks",
 )  # fmt: skip
-CLIENT = images.Recipe("attack-client", ('CMD ["sleep", "infinity"]',))
+CLIENT = Recipe("attack-client", ('CMD ["sleep", "infinity"]',))
 # Container paths of what is compiled here.
 _COMPILED = {"worker.c": "usr/local/sbin/worker"}
 
@@ -44,7 +45,7 @@ class Service:
     Scripts run in the client's container, by bash, with HOST: the service's address.
     """
 
-    recipe: images.Recipe
+    recipe: Recipe
     ready: str  # ends well when the service answers
     load: str  # ends well when everything that it does was done
     # way in → script that hands over ATTACK and prints what came of it; "" is told by a FIFO
@@ -64,7 +65,7 @@ def _entrypoint(name: str) -> str:
 _PICTURES = "holiday cat dog tree lake river house garden beach sunset 4f2a91c07be3 91be00d1f7a2"
 
 WEB = Service(
-    images.Recipe("attack-web", (_entrypoint("web"),)),
+    Recipe("attack-web", (_entrypoint("web"),)),
     ready="curl -sf http://$HOST/status.php",
     load=f"""
     for i in 1 2 3 4 5; do curl -sf -c /tmp/jar -b /tmp/jar http://$HOST/index.php; done
@@ -79,7 +80,7 @@ WEB = Service(
     },
 )
 APP = Service(
-    images.Recipe("attack-app", (_entrypoint("app"),)),
+    Recipe("attack-app", (_entrypoint("app"),)),
     ready="curl -sf http://$HOST:8080/",
     load=f"""
     at=http://$HOST:8080
@@ -105,7 +106,7 @@ APP = Service(
 )
 _PSQL = "psql -X -q -At -h $HOST -U postgres -v ON_ERROR_STOP=1"
 POSTGRES = Service(
-    images.Recipe(
+    Recipe(
         "attack-postgres",
         (_entrypoint("postgres"), "ENV PGDATA=/var/lib/postgresql/data"),
         options=("--stop-signal", "SIGINT"),
@@ -130,7 +131,7 @@ POSTGRES = Service(
     },
 )
 REDIS = Service(
-    images.Recipe("attack-redis", (_entrypoint("redis"), "WORKDIR /data")),
+    Recipe("attack-redis", (_entrypoint("redis"), "WORKDIR /data")),
     ready="redis-cli -h $HOST ping",
     load="""
     redis-benchmark -h $HOST -q -n 5000 -t set,get,lpush
@@ -142,7 +143,7 @@ REDIS = Service(
     entries={"command": 'redis-cli -h $HOST <<<"$ATTACK"'},
 )
 NGINX = Service(
-    images.Recipe("attack-nginx", (_entrypoint("nginx"),), options=("--stop-signal", "SIGQUIT")),
+    Recipe("attack-nginx", (_entrypoint("nginx"),), options=("--stop-signal", "SIGQUIT")),
     ready="curl -sf http://$HOST/api/",
     load="""
     for i in 1 2 3 4 5; do curl -sf http://$HOST/api/; curl -s http://$HOST/not-there; done
@@ -170,7 +171,7 @@ while :; do
 done
 """
 BOX = Service(
-    images.Recipe("attack-box", ('CMD ["/worker.sh"]',), options=("--stop-signal", "SIGKILL")),
+    Recipe("attack-box", ('CMD ["/worker.sh"]',), options=("--stop-signal", "SIGKILL")),
     ready="tick",
     load="tick",
     entries={"job": ""},

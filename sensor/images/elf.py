@@ -32,13 +32,17 @@ class Elf:
 
     Args:
         content: of the file.
+        head: its first 64 bytes.
+        wanted: names of sections; where there is none of them, none is looked for.
 
     Raises:
         ImageError: its headers are damaged.
     """
 
-    def __init__(self, content: Readable, head: bytes) -> None:
+    def __init__(self, content: Readable, head: bytes, wanted: tuple[bytes, ...]) -> None:
         self.content = content
+        self.has_sections = False
+        self._wanted = wanted
         wide = head[4] == 2
         self.order = ">" if head[5] == 2 else "<"
         self.sections: dict[bytes, tuple[int, int]] = {}
@@ -55,8 +59,12 @@ class Elf:
         self._read_sections(wide, shoff, counts[2], counts[3], counts[4])
 
     @classmethod
-    def open(cls, content: Readable) -> Elf | None:
+    def open(cls, content: Readable, wanted: tuple[bytes, ...]) -> Elf | None:
         """A compiled program; None for any other file.
+
+        Args:
+            content: of the file.
+            wanted: names of the sections that are asked for later.
 
         Raises:
             ImageError: it is one, with damaged headers.
@@ -65,7 +73,7 @@ class Elf:
         head = content.read_at(0, 64)
         if not head.startswith(b"\x7fELF") or len(head) < 52:
             return None
-        return cls(content, head)
+        return cls(content, head, wanted)
 
     def _read_segments(self, wide: bool, offset: int, size: int, count: int) -> None:
         self.segments: list[Segment] = []
@@ -95,7 +103,10 @@ class Elf:
             found.append((name, kind, start, length))
         if names >= len(found):
             return
+        self.has_sections = True
         texts = self.content.read_at(found[names][2], min(found[names][3], _NAMES_MAX))
+        if not any(wanted in texts for wanted in self._wanted):
+            return
         for name, kind, start, length in found:
             if kind != _NO_BITS:
                 self.sections[texts[name : texts.find(b"\0", name)]] = (start, length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from packageurl import PackageURL
@@ -10,7 +11,7 @@ from sensor.images.omissions import printable
 from sensor.images.package import Distribution, Package
 
 NAME_MAX = 1024  # of a name or a version; longer ones are rubbish
-_RUNNABLE_DIRECTORIES = ("bin/", "sbin/", "libexec/", "games/")
+_RUNNABLE = re.compile(r"/(?:s?bin|libexec|games)/|\.so(?:\.[^/]*)?$")
 
 
 def make_package(
@@ -82,7 +83,4 @@ def may_run(path: str) -> bool:
     Args:
         path: absolute.
     """
-    name = path.rpartition("/")[2]
-    if name.endswith(".so") or ".so." in name:
-        return True
-    return any(f"/{directory}" in path for directory in _RUNNABLE_DIRECTORIES)
+    return _RUNNABLE.search(path) is not None

@@ -10,6 +10,7 @@ from sensor.images.elf import Elf
 from sensor.images.found import make_package
 from sensor.images.package import GOLANG, Package
 
+SECTION = b".go.buildinfo"
 _MAGIC = b"\xff Go buildinf:"
 _ALIGN = 16
 _SECTION_MAX = 1 << 20
@@ -25,9 +26,9 @@ def read_go(elf: Elf, location: str) -> list[Package]:
     Raises:
         ImageError: what is written there is damaged.
     """
-    data = elf.section(b".go.buildinfo", _SECTION_MAX)
+    data = elf.section(SECTION, _SECTION_MAX)
     if data is None:
-        if elf.sections or (segment := elf.writable()) is None:
+        if elf.has_sections or (segment := elf.writable()) is None:
             return []
         data = elf.content.read_at(segment.offset, min(segment.size, _SEARCH_MAX))
     at = data.find(_MAGIC)

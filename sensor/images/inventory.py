@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from sensor.errors import ImageError
+from sensor.images import golang, rust
 from sensor.images.apk import read_apk
 from sensor.images.archive import ImageFiles
 from sensor.images.content import Content
@@ -26,18 +28,21 @@ from sensor.images.tree import Found, Kind, Tree
 from sensor.reading import Deadline
 
 READER = 1  # goes up when a reader finds more, so that images are read again
-# Compiled programs have a header of 64 bytes.
-_PROGRAM_MIN = 64
+_PROGRAM_MIN = 64  # bytes of a compiled program's header
+_SECTIONS = (golang.SECTION, rust.SECTION)
 PACKAGES_MAX = 200_000  # of an image; large ones have 5,000
 _LOOK_EVERY = 256  # entries between two looks at the clock
 
 
-def take_inventory(files: ImageFiles, seconds: float = 600.0) -> Inventory:
+def take_inventory(
+    files: ImageFiles, seconds: float = 600.0, progress: Callable[[int], None] | None = None
+) -> Inventory:
     """Read an image.
 
     Args:
         files: it, opened.
         seconds: when this time is over the rest is left out, and the inventory says so.
+        progress: told now and then how many files were looked at.
 
     Returns:
         What was found. What could not be read is among its warnings; nothing is raised for it.
@@ -64,6 +69,8 @@ def take_inventory(files: ImageFiles, seconds: float = 600.0) -> Inventory:
         )
     deadline = Deadline(seconds)
     for number, (found, what) in enumerate(_tellers(tree)):
+        if progress is not None and number % _LOOK_EVERY == 0:
+            progress(tree.entries)
         if number % _LOOK_EVERY == 0 and deadline.passed():
             tree.omissions.add(
                 "/" + found.path, f"out of time after {seconds:.0f} s: the rest is not read"
@@ -91,6 +98,11 @@ def take_inventory(files: ImageFiles, seconds: float = 600.0) -> Inventory:
         time.time_ns(),
         time.monotonic() - began,
     )
+
+
+def identity(inventory: Inventory) -> uuid.UUID:
+    """The name of a document: the same for the same reading of the same image."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"{inventory.image_id}#{inventory.read_ns}")
 
 
 def _tellers(tree: Tree) -> Iterator[tuple[Found, Tells]]:
@@ -127,7 +139,7 @@ def _read(tree: Tree, found: Found, what: Tells) -> list[Package]:
 
 
 def _of_program(tree: Tree, content: Content, location: str) -> list[Package]:
-    elf = Elf.open(content)
+    elf = Elf.open(content, _SECTIONS)
     if elf is None:
         return []
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from sensor.errors import ImageError
@@ -34,6 +35,7 @@ class Owners:
                 continue  # a circle, which whoever wants a file there will be told of
             if found is not None:
                 self._moved[f"/{name}/"] = f"/{found.path}/"
+        self._linked = re.compile("|".join(map(re.escape, self._moved))) if self._moved else None
 
     def add(self, package: str, paths: Iterable[str]) -> tuple[str, ...]:
         """Note the files of a package; those among them that may run.
@@ -55,8 +57,5 @@ class Owners:
         return self._owners.get(path, "")
 
     def _real(self, path: str) -> str:
-        if self._moved:
-            for linked, real in self._moved.items():
-                if path.startswith(linked):
-                    return real + path[len(linked) :]
-        return path
+        match = self._linked.match(path) if self._linked else None
+        return self._moved[match[0]] + path[match.end() :] if match else path

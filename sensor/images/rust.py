@@ -18,7 +18,7 @@ from sensor.images.found import make_package
 from sensor.images.package import CARGO, Package
 from sensor.images.tree import Found, Tree
 
-_SECTION = b".dep-v0"
+SECTION = b".dep-v0"
 _SECTION_MAX = 4 << 20
 _JSON_MAX = 32 << 20  # unpacked; of 1,000 crates it has 150 kB
 _LOCK_MAX = 8 << 20  # of Cargo.lock; of 1,000 crates it has 250 kB
@@ -32,7 +32,7 @@ def read_rust(elf: Elf, location: str) -> list[Package]:
     Raises:
         ImageError: the list is damaged.
     """
-    data = elf.section(_SECTION, _SECTION_MAX)
+    data = elf.section(SECTION, _SECTION_MAX)
     if data is None:
         return []
     try:

@@ -225,6 +225,10 @@ class Scratch:
             omissions.add(place, error)
         return self.content(start, self.end - start)
 
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self._file.fileno()
+
     def close(self) -> None:
         """Give the space back."""
         self._file.close()

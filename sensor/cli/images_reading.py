@@ -190,10 +190,7 @@ def unread(address: str | None) -> dict[str, str]:
             found = await engine.images()
         finally:
             await engine.close()
-        return {
-            str(entry.get("Id")): str((entry.get("RepoTags") or [""])[0])
-            for entry in found
-        }
+        return {str(entry.get("Id")): str((entry.get("RepoTags") or [""])[0]) for entry in found}
 
     try:
         return asyncio.run(ask())

@@ -34,6 +34,9 @@ CREATE TABLE IF NOT EXISTS inventories (
 """
 _VERSION = 1
 KEEP = 2000  # images; beyond that those go that were not asked for for longest. Some 50 kB each
+_PLAIN = (
+    "image_id", "reference", "source", "layers", "files", "reader", "read_ns", "seconds", "final",
+)  # fmt: skip
 _BUSY_SECONDS = 10.0
 _UNPACKED_MAX = 1 << 30
 
@@ -126,12 +129,12 @@ class InventoryCache:
         return found
 
     def put(self, inventory: Inventory) -> None:
-        """Keep an inventory; one without an image's id is not kept.
+        """Keep an inventory; one without an image's id, or that is not final, is not kept.
 
         Raises:
             StateError: the database cannot be written.
         """
-        if not inventory.image_id:
+        if not inventory.image_id or not inventory.final:
             return
         distribution = inventory.distribution
         with self._errors("write"):
@@ -215,7 +218,16 @@ def pack(inventory: Inventory) -> bytes:
     facts = {
         **{
             name: getattr(inventory, name)
-            for name in ("image_id", "reference", "source", "layers", "files", "reader", "read_ns")
+            for name in (
+                "image_id",
+                "final",
+                "reference",
+                "source",
+                "layers",
+                "files",
+                "reader",
+                "read_ns",
+            )
         },
         "seconds": inventory.seconds,
         "distribution": asdict(inventory.distribution) if inventory.distribution else None,

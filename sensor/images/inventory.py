@@ -31,7 +31,6 @@ READER = 1  # goes up when a reader finds more, so that images are read again
 _PROGRAM_MIN = 64  # bytes of a compiled program's header
 _SECTIONS = (golang.SECTION, rust.SECTION)
 PACKAGES_MAX = 200_000  # of an image; large ones have 5,000
-_LOOK_EVERY = 256  # entries between two looks at the clock
 
 
 def take_inventory(
@@ -67,15 +66,7 @@ def take_inventory(
             f"{distribution.id} without a database of packages (dpkg, apk or RPM): "
             "what it brought is not known",
         )
-    deadline = Deadline(seconds)
-    for number, (found, what) in enumerate(_tellers(tree)):
-        if progress is not None and number % _LOOK_EVERY == 0:
-            progress(tree.entries)
-        if number % _LOOK_EVERY == 0 and deadline.passed():
-            tree.omissions.add(
-                "/" + found.path, f"out of time after {seconds:.0f} s: the rest is not read"
-            )
-            break
+    for found, what in _tellers(tree, seconds, progress):
         if len(packages) > PACKAGES_MAX:
             tree.omissions.add(
                 "/" + found.path, f"more than {PACKAGES_MAX} packages: the rest is not read"
@@ -85,6 +76,8 @@ def take_inventory(
         packages.extend(
             replace(package, layer=layer, owner=owner) for package in _read(tree, found, what)
         )
+    if any(layer.gone() for layer in tree.layers):
+        tree.omissions.add("", "was removed while it was read: packages may lack", final=False)
     return Inventory(
         files.image_id,
         distribution,
@@ -97,6 +90,7 @@ def take_inventory(
         READER,
         time.time_ns(),
         time.monotonic() - began,
+        tree.omissions.final,
     )
 
 
@@ -105,9 +99,21 @@ def identity(inventory: Inventory) -> uuid.UUID:
     return uuid.uuid5(uuid.NAMESPACE_URL, f"{inventory.image_id}#{inventory.read_ns}")
 
 
-def _tellers(tree: Tree) -> Iterator[tuple[Found, Tells]]:
+def _tellers(
+    tree: Tree, seconds: float, progress: Callable[[int], None] | None
+) -> Iterator[tuple[Found, Tells]]:
     """The files of an image that tell of packages beside the distribution's."""
-    for _, entries in tree.walk():
+    deadline = Deadline(seconds)
+    for directory, entries in tree.walk():
+        if progress is not None:
+            progress(tree.entries)
+        if deadline.passed():
+            tree.omissions.add(
+                f"/{directory.path}",
+                f"out of time after {seconds:.0f} s: what comes after it is not read",
+                final=False,
+            )
+            return
         for found in entries.values():
             if found.node.kind is not Kind.FILE:
                 continue

@@ -20,6 +20,7 @@ from sensor.images.zips import ZipMember, read_member, zip_members
 
 _DEPTH_MAX = 4  # an ear with a war with a jar with a jar
 _INNER_MAX = 128 << 20  # of an archive within, which has to be in memory
+_ALL_MAX = 2 << 30  # of all archives within one file together
 _TEXT_MAX = 1 << 20  # of properties and manifests
 _ARCHIVES_MAX = 5000  # within one file; large applications have 500
 _FILE_NAME = re.compile(r"(?P<name>.+?)-(?P<version>\d[A-Za-z0-9._+-]*)")
@@ -48,6 +49,7 @@ class JavaArchive:
     def __init__(self, note: Note) -> None:
         self._note = note
         self._archives = 0
+        self._left = _ALL_MAX
 
     def read(self, content: Readable, location: str) -> list[Package]:
         """The packages in an archive and in those within it.
@@ -104,7 +106,11 @@ class JavaArchive:
                 raise ImageError(f"more than {_DEPTH_MAX} archives, one within the other: not read")  # noqa: TRY301 - told like the rest
             if self._archives >= _ARCHIVES_MAX:
                 raise ImageError(f"more than {_ARCHIVES_MAX} archives in one file: not read")  # noqa: TRY301
-            return self._read(Memory(read_member(content, member, _INNER_MAX)), place, depth)
+            data = read_member(content, member, _INNER_MAX)
+            self._left -= len(data)
+            if self._left < 0:
+                raise ImageError(f"more than {_ALL_MAX} bytes of archives in one file: not read")  # noqa: TRY301
+            return self._read(Memory(data), place, depth)
         except ImageError as error:
             self._note(place, error)
             return []

@@ -67,7 +67,7 @@ class Layer(Protocol):
     name: str  # diff id, or ""
 
     def list(self, path: str) -> Listing | None:
-        """The entries of a directory; None where the layer has no directory.
+        """The entries of a directory; None where it is gone, though its parent had it.
 
         Raises:
             OSError: it cannot be read.
@@ -88,6 +88,9 @@ class Layer(Protocol):
             OSError: it cannot be read.
             ImageError: it is not there, and why.
         """
+
+    def gone(self) -> bool:
+        """Whether it was removed while it was read."""
 
     def close(self) -> None:
         """Let go of what is open."""
@@ -151,6 +154,7 @@ class Tree:
                 self.omissions.add("/" + directory.path, error)
                 continue
             if listing is None:
+                self.omissions.add("/" + directory.path, "went away while it was read", final=False)
                 continue
             if merged or hidden or len(directory.layers) > 1:
                 _lay_over(merged, hidden, listing, prefix, index)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import shutil
 import tarfile
 import tempfile
 from pathlib import Path
@@ -15,7 +17,6 @@ from hypothesis import strategies as st
 from sensor.errors import ImageError
 from sensor.images.archive import open_image
 from sensor.images.inventory import take_inventory
-from sensor.images.streams import UnpackedSource
 from tests.unit.imagery import (
     BASH,
     DATA,
@@ -224,7 +225,7 @@ def test_a_layer_that_is_missing_is_said(tmp_path: Path) -> None:
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer of zeros without end."""
     monkeypatch.setattr("sensor.images.tarlayer.KEPT_MAX", 1 << 20)
-    monkeypatch.setattr(UnpackedSource.__init__, "__defaults__", (4 << 20,))
+    monkeypatch.setattr("sensor.images.streams.UNPACKED_MAX", 4 << 20)
     bomb: dict[str, Content] = {"etc/os-release": DEBIAN, "a.jar": bytes(2 << 20)}
     bomb |= {"zeros": bytes(8 << 20), "b.egg-info": b"Name: b\nVersion: 1\n"}
     found = inventory(oci_layout(tmp_path, [layer(bomb)]))
@@ -250,6 +251,26 @@ def test_time_runs_out(tmp_path: Path) -> None:
         found = take_inventory(files, seconds=0)
     assert named(found) == {"deb:bash@5.2.15-2+b2"}
     assert "out of time after 0 s" in said(found)
+    assert not found.final
+
+
+def test_an_image_that_is_removed_while_it_is_read(tmp_path: Path) -> None:
+    """Is not taken for an image without packages."""
+    root = unpack_to(tmp_path / "root", {"etc/os-release": DEBIAN, "opt/a.egg-info": b"x"})
+    with open_image(root) as files:
+        shutil.rmtree(root)
+        found = take_inventory(files)
+    assert "was removed while it was read" in said(found)
+    assert not found.final
+    assert inventory(docker_archive(tmp_path / "a.tar", LAYERS)).final
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """Without waiting for somebody to write into a pipe."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ImageError, match="is no ordinary file"):
+            open_image(path)
 
 
 def test_progress_is_told(tmp_path: Path) -> None:

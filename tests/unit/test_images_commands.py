@@ -311,10 +311,11 @@ EXAMPLE = Inventory(
 
 
 def test_an_inventory_comes_back_as_it_was_kept(tmp_path: Path) -> None:
-    """By its id, the beginning of it, or its name; one without an id is not kept."""
+    """By its id, the beginning of it, or its name; one that may be had better is not."""
     with closing(InventoryCache(tmp_path / "images.db")) as cache:
         cache.put(EXAMPLE)
         cache.put(replace(EXAMPLE, image_id=""))
+        cache.put(replace(EXAMPLE, image_id="sha256:not", final=False))
         assert cache.get("sha256:1") == EXAMPLE
         assert [entry.image_id for entry in cache.list()] == ["sha256:1"]
         cache.put(replace(EXAMPLE, image_id="sha256:abcd1", reference="b:latest"))

@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 import msgpack
@@ -34,9 +34,6 @@ CREATE TABLE IF NOT EXISTS inventories (
 """
 _VERSION = 1
 KEEP = 2000  # images; beyond that those go that were not asked for for longest. Some 50 kB each
-_PLAIN = (
-    "image_id", "reference", "source", "layers", "files", "reader", "read_ns", "seconds", "final",
-)  # fmt: skip
 _BUSY_SECONDS = 10.0
 _UNPACKED_MAX = 1 << 30
 
@@ -216,20 +213,7 @@ class InventoryCache:
 def pack(inventory: Inventory) -> bytes:
     """An inventory as bytes."""
     facts = {
-        **{
-            name: getattr(inventory, name)
-            for name in (
-                "image_id",
-                "final",
-                "reference",
-                "source",
-                "layers",
-                "files",
-                "reader",
-                "read_ns",
-            )
-        },
-        "seconds": inventory.seconds,
+        **{field.name: getattr(inventory, field.name) for field in fields(inventory)},
         "distribution": asdict(inventory.distribution) if inventory.distribution else None,
         "packages": [asdict(package) for package in inventory.packages],
         "warnings": [astuple(warning) for warning in inventory.warnings],

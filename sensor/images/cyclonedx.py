@@ -31,7 +31,7 @@ from sensor.images.package import (
 
 _VERSION = "1.5"
 _VERSIONS = ("1.2", "1.3", "1.4", "1.5", "1.6", "1.7")
-_FILE_MAX = 512 << 20
+_FILE_MAX = 128 << 20
 _DEPTH_MAX = 32  # components within components
 _PROPERTY = "rote:"
 _WARNING = "rote:warning:"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sensor.errors import ImageError
 from sensor.images.content import Content
-from sensor.images.tree import PATH_MAX, Kind, Listing, Node
+from sensor.images.tree import DIRECTORY_MAX, PATH_MAX, Kind, Listing, Node
 from sensor.reading import LOOK, NOATIME, READ, Root
 
 _DIRECTORY = READ | os.O_DIRECTORY
@@ -79,6 +79,8 @@ class DirectoryLayer:
                 raise ImageError("was renamed from elsewhere (overlay redirect): not read")
             with os.scandir(fd) as found:
                 for item in found:
+                    if len(entries) >= DIRECTORY_MAX:
+                        return Listing(entries, opaque == b"y", cut=True)
                     node = _node(item)
                     if node is None:
                         continue

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain, islice
 
 from sensor.errors import ImageError
 from sensor.images import golang, rust
@@ -30,7 +31,7 @@ from sensor.reading import Deadline
 READER = 1  # goes up when a reader finds more, so that images are read again
 _PROGRAM_MIN = 64  # bytes of a compiled program's header
 _SECTIONS = (golang.SECTION, rust.SECTION)
-PACKAGES_MAX = 200_000  # of an image; large ones have 5,000
+PACKAGES_MAX = 100_000  # of an image; large ones have 5,000
 
 
 def take_inventory(
@@ -51,11 +52,15 @@ def take_inventory(
     distribution = read_distribution(tree)
     owners = Owners(tree)
     layers = _Layers(tree)
+    system = chain.from_iterable(
+        read(tree, distribution, owners) for read in (read_dpkg, read_apk, read_rpm)
+    )
     packages = [
         replace(package, layer=layers.of(package.location))
-        for read in (read_dpkg, read_apk, read_rpm)
-        for package in read(tree, distribution, owners)
+        for package in islice(system, PACKAGES_MAX)
     ]
+    if next(system, None) is not None:
+        tree.omissions.add("", f"more than {PACKAGES_MAX} packages: the rest is not read")
     if packages and distribution is None:
         tree.omissions.add(
             "", "packages of a distribution, but no /etc/os-release that says of which"
@@ -67,7 +72,7 @@ def take_inventory(
             "what it brought is not known",
         )
     for found, what in _tellers(tree, seconds, progress):
-        if len(packages) > PACKAGES_MAX:
+        if len(packages) >= PACKAGES_MAX:
             tree.omissions.add(
                 "/" + found.path, f"more than {PACKAGES_MAX} packages: the rest is not read"
             )

@@ -363,3 +363,17 @@ def test_any_database_gives_an_inventory(name: str, data: st.DataObject) -> None
         path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
         found = inventory(root)
         assert all("\n" not in str(warning) for warning in found.warnings)
+
+
+def test_more_packages_than_any_image_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many are read, and that there are more is said."""
+    monkeypatch.setattr("sensor.images.inventory.PACKAGES_MAX", 3)
+    monkeypatch.setattr("sensor.images.owners._OWNED_MAX", 1)
+    text = "Package: p{}\nStatus: install ok installed\nVersion: 1\n\n"
+    entries: dict[str, Content] = {"etc/os-release": DEBIAN}
+    entries["var/lib/dpkg/status"] = "".join(text.format(i) for i in range(9)).encode()
+    entries["var/lib/dpkg/info/p1.list"] = b"/bin/a\n/bin/b\n"
+    found = inventory(unpack_to(tmp_path, entries))
+    assert len(found.packages) == 3
+    assert "more than 3 packages: the rest is not read" in said(found)
+    assert "more than 1 files of packages" in said(found)

@@ -95,7 +95,7 @@ def _open(path: Path, name: str, stack: ExitStack) -> ImageFiles:
         layer = DirectoryLayer(path)
         stack.callback(layer.close)
         tree = Tree([layer], omissions)
-        if tree.find("oci-layout") is None or tree.find("index.json") is None:
+        if tree.file("oci-layout") is None or tree.file("index.json") is None:
             return ImageFiles(tree, source="root", reference=str(path), omissions=omissions)
     else:
         tree = Tree([_outer(path, scratch, omissions, stack)], omissions)
@@ -104,7 +104,7 @@ def _open(path: Path, name: str, stack: ExitStack) -> ImageFiles:
         return _docker(store, name)
     if store.has("index.json"):
         return _oci(store, name)
-    if tree.find("") is not None and any(tree.find(known) for known in _ROOT_NAMES):
+    if any(known in tree.directory("") for known in _ROOT_NAMES):
         return ImageFiles(tree, source="tar of a root", reference=str(path), omissions=omissions)
     damage = omissions.all()
     raise ImageError(

@@ -62,7 +62,7 @@ def read_rpm(tree: Tree, distribution: Distribution | None, owners: Owners) -> I
                     if package is not None:
                         number += 1
                         yield package
-            except ImageError as error:
+            except (ImageError, OSError) as error:
                 tree.omissions.add(location, error)
             else:
                 if not number:

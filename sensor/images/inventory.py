@@ -30,6 +30,7 @@ from sensor.reading import Deadline
 
 READER = 1  # goes up when a reader finds more, so that images are read again
 _PROGRAM_MIN = 64  # bytes of a compiled program's header
+_PACKED, _PACKED_WITHIN = b"UPX!", 1024  # its loader's header follows the program's own
 _SECTIONS = (golang.SECTION, rust.SECTION)
 PACKAGES_MAX = 100_000  # of an image; large ones have 5,000
 
@@ -79,7 +80,8 @@ def take_inventory(
             break
         layer, owner = tree.layer_of(found), owners.of("/" + found.path)
         packages.extend(
-            replace(package, layer=layer, owner=owner) for package in _read(tree, found, what)
+            replace(package, layer=layer, owner=owner)
+            for package in _read(tree, found, what, owner)
         )
     if any(layer.gone() for layer in tree.layers):
         tree.omissions.add("", "was removed while it was read: packages may lack", final=False)
@@ -130,7 +132,7 @@ def _tellers(
                 yield found, what
 
 
-def _read(tree: Tree, found: Found, what: Tells) -> list[Package]:
+def _read(tree: Tree, found: Found, what: Tells, owner: str) -> list[Package]:
     """The packages that one file tells of; what is damaged is noted."""
     location = "/" + found.path
     try:
@@ -142,7 +144,7 @@ def _read(tree: Tree, found: Found, what: Tells) -> list[Package]:
             return read_cargo_lock(tree, found)
         with tree.open(found) as content:
             if what is Tells.JAVA:
-                return JavaArchive(tree.omissions.add).read(content, location)
+                return JavaArchive(tree.omissions.add, owned=bool(owner)).read(content, location)
             return _of_program(tree, content, location)
     except (ImageError, OSError) as error:
         tree.omissions.add(location, error)
@@ -153,6 +155,8 @@ def _of_program(tree: Tree, content: Content, location: str) -> list[Package]:
     elf = Elf.open(content, _SECTIONS)
     if elf is None:
         return []
+    if not elf.has_sections and _PACKED in content.read_at(0, _PACKED_WITHIN):
+        tree.omissions.add(location, "packed with UPX: what it is made of is not known")
     found = []
     for read in (read_go, read_rust):
         try:

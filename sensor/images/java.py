@@ -44,10 +44,12 @@ class JavaArchive:
 
     Args:
         note: told of places that cannot be read.
+        owned: whether the distribution brought it: then it is known without a name of its own.
     """
 
-    def __init__(self, note: Note) -> None:
+    def __init__(self, note: Note, *, owned: bool = False) -> None:
         self._note = note
+        self._owned = owned
         self._archives = 0
         self._left = _ALL_MAX
 
@@ -74,7 +76,7 @@ class JavaArchive:
             # A single Maven project is what the archive is, whatever its file is called.
             if own is not None and len(found) != 1:
                 found.append(own)
-            elif not found and not parts.inner:
+            elif not found and not parts.inner and not self._owned:
                 self._note(location, ImageError("says neither what it is nor its version"))
         for member in parts.inner:
             found.extend(self._inner(content, member, location, depth + 1))

@@ -225,6 +225,29 @@ def test_java(tmp_path: Path) -> None:
     assert said(found) == "/x.jar: says neither what it is nor its version"
 
 
+def test_an_archive_without_a_name_is_known_by_its_owner(tmp_path: Path) -> None:
+    """The distribution's package says what it is."""
+    unpack_to(
+        tmp_path,
+        {
+            "etc/os-release": DEBIAN,
+            "var/lib/dpkg/status": BASH,
+            "var/lib/dpkg/info/bash.list": b"/usr/share/java/known.jar\n",
+            "usr/share/java/known.jar": jar({}),
+            "usr/share/java/unknown.jar": jar({}),
+        },
+    )
+    assert said(inventory(tmp_path)) == (
+        "/usr/share/java/unknown.jar: says neither what it is nor its version"
+    )
+
+
+def test_a_packed_program_is_said(tmp_path: Path) -> None:
+    """What UPX packed shows nothing of what is in it."""
+    packed = elf({})[:24] + bytes(40) + b"\0" * 100 + b"UPX!" + bytes(500)
+    assert "packed with UPX" in said(inventory(program(tmp_path, "bin/app", packed)))
+
+
 def test_archives_within_archives_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Depth, number and size have limits, each of which is said."""
     monkeypatch.setattr("sensor.images.java._INNER_MAX", 100_000)

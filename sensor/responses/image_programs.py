@@ -8,7 +8,7 @@ import stat
 from types import TracebackType
 from typing import Self
 
-from sensor.responses.evidence.files import READ, Root
+from sensor.reading import READ, Root
 
 
 class ImagePrograms:

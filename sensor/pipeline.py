@@ -227,7 +227,7 @@ class Pipeline:
         lesson = self.teaching.weigh(
             event, model, container, ruling, ran_before=watched.running_before
         )
-        if model.state is not ModelState.ACTIVE:
+        if not model.judges:
             self.models.changed(model)
         if lesson.held:
             self.reload_model(model)
@@ -644,7 +644,6 @@ class Pipeline:
                 self._knowledge.forget(model)
             return
         self.reload_model(model)
-        self._drop_unwanted()
         if model.state is ModelState.SUSPECT:
             for watched in self._watched.values():
                 if watched.model is model:
@@ -662,8 +661,8 @@ class Pipeline:
         audit.model_id, audit.model_state = watched.model.id, str(watched.model.state)
         audit.extra = {
             "cause": cause,
-            "since": "known programs under another caller, and writes outside protected places, "
-            "are told and not refused",
+            "since": "known programs under another caller or with other arguments, and writes "
+            "outside protected places, are told and not refused",
             "decide": f"rote models show {name}; then: rote models activate {name}, or: "
             f"rote models extend {name}",
         }
@@ -760,6 +759,7 @@ class Pipeline:
         self._apply_all(model)
         for number in old:
             self._knowledge.drop(number)
+        self._drop_unwanted()  # what a model is not trusted with may have changed
 
     def set_policy(self, policy: Policy) -> None:
         """Let other rules hold from now on, for running containers as well.

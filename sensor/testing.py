@@ -22,8 +22,10 @@ comes again. It differs from the real kernel in four ways:
 from __future__ import annotations
 
 import errno
+import gzip
 import itertools
 import os
+import zlib
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import fields, replace
@@ -571,7 +573,10 @@ _NEEDED = ("kind", "time_ns", "cgroup_id", "operation")
 
 
 def save_events(path: Path, events: Iterable[Event]) -> None:
-    """Write events to a file that ``load_events`` reads. Fields at their default are left out."""
+    """Write events to a file that ``load_events`` reads. Fields at their default are left out.
+
+    A name that ends in ``.gz`` makes it a compressed file, the same bytes for the same events.
+    """
     rows = [
         {
             name: getattr(event, name)
@@ -581,9 +586,8 @@ def save_events(path: Path, events: Iterable[Event]) -> None:
         for event in events
     ]
     message = {"format": _FORMAT, "version": _VERSION, "events": rows}
-    path.write_bytes(
-        msgpack.packb(message, unicode_errors="surrogateescape", default=int, strict_types=False)
-    )
+    data = msgpack.packb(message, unicode_errors="surrogateescape", default=int, strict_types=False)
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
 def load_events(path: Path) -> list[Event]:
@@ -593,9 +597,13 @@ def load_events(path: Path) -> list[Event]:
         BadInputError: it cannot be read, or is no such file; names the file and the event.
     """
     try:
-        message = msgpack.unpackb(path.read_bytes(), unicode_errors="surrogateescape")
-    except OSError as error:
-        raise BadInputError(f"{path}: {error.strerror}; expected recorded events") from error
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+        message = msgpack.unpackb(data, unicode_errors="surrogateescape")
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadInputError(f"{path}: {reason}; expected recorded events") from error
     except (ValueError, msgpack.UnpackException) as error:
         raise BadInputError(
             f"{path}: is not msgpack; expected a file that sensor.testing.save_events wrote"

@@ -16,6 +16,7 @@ from sensor.cli.containers import containers
 from sensor.cli.demo import demo
 from sensor.cli.doctor import doctor
 from sensor.cli.evidence import evidence
+from sensor.cli.images import images
 from sensor.cli.models import models
 from sensor.cli.models_trust import TRUST_COMMANDS
 from sensor.cli.rules import rules
@@ -85,7 +86,7 @@ for command in TRUST_COMMANDS:
     models.add_command(command)
 for command in (
     run, stop, status, doctor, containers, models, rules, session, audits, channels,
-    *BLOCK_COMMANDS, evidence, unload, demo, completion, man,
+    images, *BLOCK_COMMANDS, evidence, unload, demo, completion, man,
 ):  # fmt: skip
     rote.add_command(command)
 

@@ -95,7 +95,7 @@ def _page(model: Model) -> Iterator[str]:
     )
     for title, others in (
         ("Sessions did, not learned", model.sessions),
-        ("New since it is active, not learned", model.novelties),
+        ("New since it is active, not learned", model_page.still_new(model)),
     ):
         if others:
             yield f"<h2>{title} ({len(others)})</h2><ul>"

@@ -14,7 +14,7 @@ from sensor.models.diff import describe
 from sensor.models.estimate import CONFIDENCE
 from sensor.models.incidence import GRIDS, SLOT_SECONDS, Stratum
 from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, WriteKey
-from sensor.models.learning import rate
+from sensor.models.learning import STARTS_MIN, rate
 from sensor.models.model import Evidence, Model, ModelState
 from sensor.models.outlook import bound_a_day, expected, expected_a_day, percent, prospects
 from sensor.models.trust import key_id
@@ -28,10 +28,14 @@ def sentence(model: Model) -> str:
     text = f"{escape(model.name)} is {model.state}"
     if model.history:
         text += f" since {when(model.since_ns)} ({escape(model.history[-1].cause)})"
-    text += f"; expected {rate(expected_a_day(model))} new keys a day"
+    foretold = expected_a_day(model)
+    if foretold is None:
+        text += "; nothing can be foretold before two minutes were counted"
+    else:
+        text += f"; expected {rate(foretold)} new keys a day"
     bound = bound_a_day(model)
     if bound is None:
-        text += "; nothing is promised yet, for want of a dry run"
+        text += "; nothing is promised yet: no minute was put to the test"
     else:
         text += f", at most {rate(bound)} with {CONFIDENCE:.0%} confidence; basis {basis(model)}"
     if model.unsettled:
@@ -80,8 +84,8 @@ def lacking(model: Model) -> list[str]:
     if model.state not in (ModelState.LEARNING, ModelState.DRY_RUN):
         return []
     lacks = [p.lacking for p in prospects(model) if p.lacking]
-    if model.incidence.starts < 2:
-        lacks.append(f"starts seen from the beginning: {model.incidence.starts} of 2")
+    if model.incidence.starts < STARTS_MIN:
+        lacks.append(f"starts seen from the beginning: {model.incidence.starts} of {STARTS_MIN}")
     return lacks
 
 
@@ -159,7 +163,7 @@ def curve(model: Model) -> Iterator[str]:
         yield f"{mark:>{label}} ┤{cells}".rstrip()
     yield f"{0:>{label}} └{'─' * width}"
     end = f"{units:,} units"
-    yield f"{'':>{label}}  0{end:>{max(1, width - 1)}}"
+    yield f"{'':>{label}}  0{end:>{max(len(end) + 1, width - 1)}}"
 
 
 def page(model: Model) -> Iterator[str]:
@@ -208,11 +212,16 @@ def _keys(model: Model) -> Iterator[str]:
             yield f"    {operation:<10} {escape(write.pattern)}  ({known})"
     for title, others in (
         ("Sessions did, not learned", model.sessions),
-        ("New since it is active, not learned", model.novelties),
+        ("New since it is active, not learned", still_new(model)),
     ):
         if others:
             yield f"{title} ({len(others)})"
             yield from (f"  {escape(describe(key))}" for key in sorted(others, key=describe))
+
+
+def still_new(model: Model) -> dict[Key, Evidence]:
+    """What was new while it is active, less what somebody accepted since."""
+    return {key: seen for key, seen in model.novelties.items() if key not in model.keys}
 
 
 def remarks_on(model: Model, key: ExecKey) -> list[str]:
@@ -221,7 +230,7 @@ def remarks_on(model: Model, key: ExecKey) -> list[str]:
     if key.script:
         remarks.append("script")
     if key.shape != ANY_ARGUMENTS:
-        remarks.append(f"called with {shape_text(key.shape)}")
+        remarks.append(f"called with {escape(shape_text(key.shape))}")
     if model.is_startup_only(key):
         remarks.append("at start-up only")
     return remarks
@@ -242,7 +251,7 @@ def seen(model: Model, key: Key, evidence: Evidence) -> str:
 
 def as_json(model: Model) -> dict[str, Any]:
     """A model with stable field names."""
-    bound = bound_a_day(model)
+    bound, foretold = bound_a_day(model), expected_a_day(model)
     trial = model.trial
     return {
         "id": escape(model.id),
@@ -253,7 +262,7 @@ def as_json(model: Model) -> dict[str, Any]:
         "state": str(model.state),
         "manual": model.manual,
         "sentence": sentence(model),
-        "expected_per_day": round(expected_a_day(model), 4),
+        "expected_per_day": None if foretold is None else round(foretold, 4),
         "max_false_alarms_per_day": None if bound is None else round(bound, 4),
         "confidence": CONFIDENCE,
         "basis": {
@@ -280,7 +289,9 @@ def as_json(model: Model) -> dict[str, Any]:
         ],
         "keys": [_key_json(model, key, evidence) for key, evidence in model.keys.items()],
         "sessions": [_key_json(model, key, evidence) for key, evidence in model.sessions.items()],
-        "novelties": [_key_json(model, key, evidence) for key, evidence in model.novelties.items()],
+        "novelties": [
+            _key_json(model, key, evidence) for key, evidence in still_new(model).items()
+        ],
         "trust": trust_json(model),
     }
 
@@ -295,6 +306,7 @@ def _key_json(model: Model, key: Key, evidence: Evidence) -> dict[str, Any]:
             "actor": key.actor.name.lower(),
             "script": key.script,
             "arguments": None if key.shape == ANY_ARGUMENTS else escape(shape_text(key.shape)),
+            "at_startup_only": model.is_startup_only(key),
         }
     else:
         content = {

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from sensor.audits.formats import escape
+from sensor.cli.model_admission import admission_json, admission_lines
 from sensor.cli.model_page import as_json, page
 from sensor.cli.output import duration, emit, emit_json, emit_lines, output_option
 from sensor.errors import UsageError
+from sensor.models.adversary import model_admission
 from sensor.models.files import unpack_model
 from sensor.models.learning import rate
 
@@ -44,24 +47,38 @@ def list_(context: Any, /, output: str) -> None:
         cells=lambda row: (
             f"#{row['number']}",
             escape(row["image"]),
-            row["state"] + (" (by hand)" if row["manual"] else ""),
+            _state(row),
             str(row["executions"]),
             str(row["writes"]),
             str(row["runs"]),
             duration(row["observed_seconds"]),
             str(row["lost"]),
-            rate(row["expected_per_day"]),
-            "-"
-            if row["max_false_alarms_per_day"] is None
-            else rate(row["max_false_alarms_per_day"]),
+            _rate(row["expected_per_day"]),
+            _rate(row["max_false_alarms_per_day"]),
             escape(row["id"].removeprefix("sha256:")[:12] + "~" + row["id"].rpartition("~")[2]),
         ),
         empty="no models yet; they are made when containers start",
     )
 
 
+def _rate(number: float | None) -> str:
+    return "-" if number is None else rate(number)
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    remarks = ["by hand"] if row["manual"] else []
+    remarks += [f"{kind} told only" for kind in row["unsettled"]]
+    return str(row["state"]) + (f" ({', '.join(remarks)})" if remarks else "")
+
+
 @models.command()
 @click.argument("model")
+@click.option(
+    "--admission",
+    is_flag=True,
+    help="Also try some thousand paths that an attacker would write, and say which of them the "
+    "model takes for the service's own.",
+)
 @output_option
 @click.option(
     "--html",
@@ -70,15 +87,17 @@ def list_(context: Any, /, output: str) -> None:
     help="Write a page for a browser to this file instead.",
 )
 @click.pass_obj
-def show(context: Any, /, model: str, output: str, file: Path | None) -> None:
+def show(context: Any, /, model: str, admission: bool, output: str, file: Path | None) -> None:
     """Show a model: how sure it is, how it was learned, and every key with its evidence.
 
     \b
     Examples:
       rote models show nginx:1.25
+      rote models show nginx:1.25 --admission
       rote models show nginx:1.25 --html nginx.html
     """
     found = unpack_model(context.client.ask("models.show", name=model), 0, model)
+    admitted = model_admission(found) if admission else None
     if file is not None:
         from sensor.cli import model_html
 
@@ -90,8 +109,11 @@ def show(context: Any, /, model: str, output: str, file: Path | None) -> None:
     elif output == "table":
         for line in page(found):
             click.echo(line)
+        for line in admission_lines(admitted) if admitted else ():
+            click.echo(line)
     elif output == "json":
-        emit_json(as_json(found))
+        tried = {"admission": admission_json(admitted)} if admitted else {}
+        emit_json({**as_json(found), **tried})
     else:
         emit_lines(as_json(found)["keys"])
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from sensor.config import (
     ATTACHMENTS,
@@ -16,6 +17,7 @@ from sensor.config import (
     parse_size,
     parse_watch,
 )
+from sensor.errors import UsageError
 
 
 class Duration(click.ParamType[float]):
@@ -42,12 +44,31 @@ class _Watch(click.ParamType[str]):
         return parse_watch(value)
 
 
-def _limits(options: dict[str, Any], name: str) -> dict[str, Any]:
-    exactly = options[name]
-    return {
-        f"{name}_{limit}_seconds": options[f"{name}_{limit}"] if exactly is None else exactly
+def _limits(options: dict[str, Any], name: str, context: click.Context) -> dict[str, float]:
+    """The least and the most time, from three options.
+
+    Raises:
+        UsageError: a time and a limit were given at once.
+    """
+    exactly, least, most = options[name], options[f"{name}_min"], options[f"{name}_max"]
+    given = [
+        limit
         for limit in ("min", "max")
-    }
+        if context.get_parameter_source(f"{name}_{limit}") is not ParameterSource.DEFAULT
+    ]
+    flag = name.replace("_", "-")
+    if exactly is not None:
+        if given:
+            raise UsageError(
+                f"--{flag} sets both limits; expected it alone, without --{flag}-{given[0]}"
+            )
+        least = most = exactly
+    # Who gives one limit does not have to know the other's default.
+    elif given == ["max"]:
+        least = min(least, most)
+    elif given == ["min"]:
+        most = max(least, most)
+    return {f"{name}_min_seconds": least, f"{name}_max_seconds": most}
 
 
 @click.command(context_settings={"auto_envvar_prefix": "ROTE"})
@@ -266,8 +287,8 @@ def _limits(options: dict[str, Any], name: str) -> dict[str, Any]:
     help="What the daemon logs.",
 )
 @click.option("--quiet", is_flag=True, help="Show no alerts on the terminal.")
-@click.pass_obj
-def run(context: Any, /, **options: Any) -> None:
+@click.pass_context
+def run(command: click.Context, /, **options: Any) -> None:
     """Run the sensor until SIGTERM or Ctrl-C.
 
     The programs stay in the kernel when the daemon stops, so that a restart misses nothing;
@@ -283,13 +304,14 @@ def run(context: Any, /, **options: Any) -> None:
     """
     from sensor.daemon import serve
 
+    context = command.obj
     serve(
         Settings(
             state_dir=context.state_dir,
             run_dir=context.run_dir,
             bpf_dir=options["bpf_dir"],
-            **_limits(options, "learn"),
-            **_limits(options, "dry_run"),
+            **_limits(options, "learn", command),
+            **_limits(options, "dry_run", command),
             max_false_alarms_per_day=options["max_false_alarms_per_day"],
             archive_after_seconds=options["archive_after"],
             startup_pause=options["startup_pause"],

@@ -16,10 +16,10 @@ import functools
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sensor.models.estimate import RHO, Sample, confidence_of, effective_units, upper_bound
-from sensor.models.keys import ExecKey, Key, WriteKey
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, WriteKey
 from sensor.paths import Pattern
 
 SLOT_SECONDS = 30.0  # the kernel is asked this often what it saw
@@ -140,11 +140,14 @@ class Incidence:
             if isinstance(key, WriteKey) and not (p := _parsed(key.pattern)).is_exact:
                 wide[key.program, key.operation].append((key, p))
         folded: dict[Key, Key] = {}
-        for key in {*known, *self.keys} if wide else ():
+        for key in {*known, *self.keys}:
+            other: Key | None
             if isinstance(key, WriteKey):
-                other = _widest(key, wide.get((key.program, key.operation), []))
-                if other is not None:
-                    folded[key] = other
+                other = _widest(key, wide.get((key.program, key.operation), [])) if wide else None
+            else:
+                other = replace(key, shape=ANY_ARGUMENTS)
+            if other is not None and other != key and other in known:
+                folded[key] = other
         groups: dict[Key, list[Counts]] = defaultdict(list)
         for key in [key for key in self.keys if key in folded]:
             groups[folded[key]].append(self.keys.pop(key))

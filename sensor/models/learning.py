@@ -10,7 +10,7 @@ from sensor.models.inherit import holds_again
 from sensor.models.model import Model, ModelState
 from sensor.models.outlook import Prospect, bound_a_day, percent, prospects
 
-_STARTS_MIN = 2
+STARTS_MIN = 2
 _UNITS_LEAST = 10  # fewer say nothing, however short a person wants learning to be
 _UNITS_ENOUGH = 60  # with so many, the estimates decide
 _NOVELTIES_MIN = 10  # fewer never make a model suspect
@@ -86,7 +86,7 @@ def _after_learning(model: Model, settings: LearningSettings, now_ns: int) -> Mo
     incidence = model.incidence
     starts, units = incidence.starts, incidence.units[UNIT]
     found = prospects(model)
-    basis = f"{learned} in {units} active minutes and {starts} starts"
+    basis = f"{learned} in {units} active minutes and {starts} start{'s' * (starts != 1)}"
     if _watched_enough(model, settings, clean) and all(p.converged for p in found):
         coverage = min(p.coverage for p in found)
         more = sum(p.expected for p in found)
@@ -101,7 +101,7 @@ def _after_learning(model: Model, settings: LearningSettings, now_ns: int) -> Mo
         return None
     lacks = [f"{p.kind} do not converge" for p in found if not p.settled]
     lacks += [p.lacking for p in found if p.lacking]
-    if starts < _STARTS_MIN:
+    if starts < STARTS_MIN:
         lacks.append(f"{starts or 'no'} start{'s' * (starts != 1)} seen from the beginning")
     if units < _units_min(settings):
         lacks.append("few active minutes")
@@ -114,12 +114,9 @@ def _after_learning(model: Model, settings: LearningSettings, now_ns: int) -> Mo
 
 
 def _watched_enough(model: Model, settings: LearningSettings, clean: float) -> bool:
-    """Whether there is enough to make an estimate from.
-
-    Two starts: only the second tells which names of the first were made up.
-    """
+    """Whether there is enough to make an estimate from."""
     incidence = model.incidence
-    if incidence.starts < _STARTS_MIN:
+    if incidence.starts < STARTS_MIN:
         return False
     if incidence.short_lived:
         return incidence.starts - model.lost_starts >= _units_min(settings)
@@ -149,7 +146,8 @@ def _after_dry_run(model: Model, settings: LearningSettings, now_ns: int) -> Mov
     bound = bound_a_day(model)
     target = settings.max_false_alarms_per_day
     if bound is not None and bound <= target and quiet >= (settings.dry_run_min_seconds or 0.0):
-        return Move(ModelState.ACTIVE, promise(model), model.unsettled)
+        # It was made for all kinds: novelties of one that had not converged count in it.
+        return Move(ModelState.ACTIVE, promise(model))
     by_runs = model.incidence.short_lived and model.incidence.starts
     if (_age(model, now_ns) if by_runs else model.dry_run_total) < settings.dry_run_seconds:
         return None

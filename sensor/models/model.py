@@ -269,6 +269,10 @@ class Model:
             program, path, operation
         )
 
+    def changers(self, path: str) -> frozenset[tuple[Program, int]]:
+        """Who may change an absolute path, and how: each program with a kind of change."""
+        return self._writes.lookup(path)
+
     def judge(self, event: Event) -> Judgement:
         """Whether the model knows what happened, and what it would learn from it."""
         if event.kind is EventKind.EXEC:

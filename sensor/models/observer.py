@@ -206,7 +206,9 @@ class Observer:
         return not (life.ended and life.units and life.ended - life.since < UNIT_SECONDS)
 
     def _as_counted(self, keys: set[Key]) -> set[Key]:
-        return {self._folded.get(key, key) for key in keys}
+        """As the keys that the model has for them; what it did not learn is not counted."""
+        counted = (self._folded.get(key, key) for key in keys)
+        return {key for key in counted if key in self.model.keys}
 
     def _fold(self, seen: Iterable[Key]) -> None:
         counted = self.model.incidence.keys

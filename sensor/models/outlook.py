@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from sensor.models.estimate import Sample
-from sensor.models.incidence import GRIDS, UNIT_SECONDS, Stratum
+from sensor.models.incidence import GRIDS, UNIT, UNIT_SECONDS, Stratum
 from sensor.models.keys import ExecKey, Key
 from sensor.models.model import Model
 
@@ -120,8 +120,10 @@ def units_a_day(model: Model) -> float:
     return UNITS_A_DAY
 
 
-def expected_a_day(model: Model) -> float:
-    """New keys that a day of activity brings, by what was counted."""
+def expected_a_day(model: Model) -> float | None:
+    """New keys that a day of activity brings, by what was counted; None before two units."""
+    if max(model.incidence.units[UNIT], model.incidence.starts) < 2:
+        return None
     total = 0.0
     for stratum in Stratum:
         units = starts_a_day(model) if stratum.of_start_up else UNITS_A_DAY

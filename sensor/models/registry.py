@@ -10,6 +10,8 @@ from sensor.containers.container import Container
 from sensor.errors import UsageError
 from sensor.events import Actor, Event, EventFlag, EventKind, Operation
 from sensor.models.arguments import MANY_SHAPES
+from sensor.models.counting import Counting
+from sensor.models.evidence import see
 from sensor.models.generalise import Generaliser, temporary_keys
 from sensor.models.incidence import Trial
 from sensor.models.inherit import find_parent, inherit, settle_inherited
@@ -24,14 +26,10 @@ from sensor.models.model import (
     Transition,
     Verdict,
 )
-from sensor.models.observer import Observer
-from sensor.models.outlook import kind_of
-from sensor.models.phases import ALWAYS, Phase
 from sensor.models.static import static_keys
 from sensor.models.store import ModelStore
 
 _FINDING_SECONDS = 60.0
-_NOVELTIES_MAX = 1000  # kept of one model
 
 
 @dataclass(slots=True)
@@ -69,7 +67,7 @@ class ModelRegistry:
         self._runs: dict[str, Run] = {}
         # By then every container that runs has been found, also after a start of the daemon.
         self._looked_for_at = clock() + _FINDING_SECONDS
-        self._observers: dict[str, Observer] = {}  # by model id
+        self._counting = Counting(clock)
         self._changed: set[str] = set()
 
     def attach(self, container: Container, *, complete: bool, continued: bool = False) -> Model:
@@ -96,7 +94,7 @@ class ModelRegistry:
         model.open_runs[container.id] = complete, since
         starting = now + self._settings.startup_pause if complete and known is None else 0.0
         self._runs[container.id] = Run(model, complete, now, starting)
-        self._observer(model).started(container.id, now, complete=complete, since=since)
+        self._counting.started(container.id, model, complete=complete, since=since)
         model.last_used_ns = self._now_ns()
         self._touch(model)
         return model
@@ -129,32 +127,19 @@ class ModelRegistry:
         """A container's run ends. Unknown ids are ignored."""
         run = self._runs.pop(container_id, None)
         if run is not None:
-            now = self._clock()
-            self._add_time(run, now)
-            self._observer(run.model).ended(container_id, now)
+            self._add_time(run, self._clock())
+            self._counting.ended(container_id)
             run.model.open_runs.pop(container_id, None)
             run.model.last_used_ns = self._now_ns()
             self._touch(run.model)
 
-    def _observer(self, model: Model) -> Observer:
-        observer = self._observers.get(model.id)
-        if observer is None or observer.model is not model:
-            observer = self._observers[model.id] = Observer(model, self._clock())
-            for name, run in self._runs.items():
-                if run.model is model:
-                    # Its start-up was counted for the model before, or not at all.
-                    observer.started(name, self._clock(), complete=False, since=run.since)
-        return observer
-
     def note_active(self, container_id: str) -> None:
         """Something happened in a container, known or not: its minute counts."""
-        run = self._runs.get(container_id)
-        if run is not None:
-            self._observer(run.model).active(container_id)
+        self._counting.active(container_id)
 
     def is_due(self, model: Model, now: float) -> bool:
         """Whether a unit of a model is over, so that it is time for ``note_seen``."""
-        return self._observer(model).is_due(now)
+        return self._counting.observer(model).is_due(now)
 
     def note_seen(self, model: Model, keys: Iterable[Key], now: float) -> None:
         """The kernel saw these keys of a model since it was last asked (``Knowledge.take_seen``).
@@ -164,16 +149,7 @@ class ModelRegistry:
             keys: of the model; others are ignored.
             now: seconds since the epoch.
         """
-        names = [name for name, run in self._runs.items() if run.model is model]
-        seen = [key for key in keys if key in model.keys]
-        for key in seen:
-            evidence = model.keys[key]
-            evidence.last_ns = int(now * 1e9)
-            evidence.count += 1
-            if len(names) == 1:  # else nobody knows which of them it was
-                _note_container(evidence, names[0])
-        self._observer(model).seen(seen)
-        if seen:
+        if self._counting.seen_by_kernel(model, keys, now):
             self._touch(model)
 
     def note_confirmed(
@@ -181,20 +157,16 @@ class ModelRegistry:
     ) -> None:
         """A container showed inherited keys: they count for how much is still to come."""
         self._note_startup(event, container_id, init_pid)
-        self._observer(model).seen(keys, container_id)
+        self._counting.observer(model).seen(keys, container_id)
         self._touch(model)
 
     def note_novelty(
         self, model: Model, judgement: Judgement, event: Event, container_id: str
     ) -> None:
         """A model that is active met something new that it would have learned before."""
-        if not model.judges or event.actor is Actor.SESSION or not judgement.learnable:
-            return
-        self._observer(model).novel(container_id)
-        for key in judgement.learnable:
-            if key in model.novelties or len(model.novelties) < _NOVELTIES_MAX:
-                _see(model.novelties, key, event, container_id)
-        self._touch(model)
+        if model.judges and event.actor is not Actor.SESSION and judgement.learnable:
+            self._counting.met_while_active(model, judgement.learnable, event, container_id)
+            self._touch(model)
 
     def get(self, name: str) -> Model:
         """The model that a person means.
@@ -263,7 +235,7 @@ class ModelRegistry:
         """
         if event.actor is Actor.SESSION:
             for key in judgement.novel:
-                _see(model.sessions, key, event, container_id)
+                see(model.sessions, key, event, container_id)
             self._touch(model)
             return []
         if judgement.verdict is Verdict.KNOWN or not judgement.learnable:
@@ -273,7 +245,7 @@ class ModelRegistry:
         wider: list[Key] = [*temporary_keys(event)]
         generaliser = self._generalisers[model.id]
         for exact, key in zip(judgement.novel, judgement.learnable, strict=True):
-            if _see(model.keys, key, event, container_id, model):
+            if see(model.keys, key, event, container_id, model):
                 new.append(key)
                 if isinstance(key, WriteKey) and isinstance(exact, WriteKey):
                     wider += generaliser.add(key, exact)
@@ -283,23 +255,11 @@ class ModelRegistry:
             if key not in model.keys and not model.trust.keeps_out(key):
                 model.absorb(key, Evidence(event.time_ns, event.time_ns, source=Source.POPULATION))
                 new.append(key)
-        observer = self._observer(model)
-        observer.seen({*judgement.learnable, *wider}, container_id)
+        self._counting.observer(model).seen({*judgement.learnable, *wider}, container_id)
         if new and model.state is ModelState.DRY_RUN:
-            self._meet_in_dry_run(model, new, container_id)
+            self._counting.met_in_dry_run(model, new, container_id)
         self._touch(model)
         return new
-
-    def _meet_in_dry_run(self, model: Model, new: list[Key], container_id: str) -> None:
-        """Something new was learned in a dry run: it begins again, if such keys can settle."""
-        observer = self._observer(model)
-        if all(kind_of(key) in model.unsettled for key in new):
-            observer.novel(container_id)
-            return
-        model.dry_run_seconds = 0.0
-        model.extensions += 1
-        model.trial = model.trial.again()
-        observer.restart()
 
     def _note_startup(self, event: Event, container_id: str, init_pid: int) -> None:
         """How long a run starts up, as far as what is new shows, and what its first process is."""
@@ -322,8 +282,8 @@ class ModelRegistry:
             model.lost_seconds = model.observed_seconds
             model.lost_starts = model.incidence.starts
             model.dry_run_seconds = 0.0
-        model.trial = Trial(attempt=model.trial.attempt)  # nobody can say that it was quiet
-        self._observer(model).restart()
+        # Nobody can say that it was quiet.
+        self._counting.begin_trial(model, Trial(attempt=model.trial.attempt))
         self._touch(model)
 
     def tick(self, now: float) -> list[Transition]:
@@ -337,7 +297,9 @@ class ModelRegistry:
         running = {run.model.id: run.model for run in self._runs.values()}
         for model in running.values():
             model.last_used_ns = int(now * 1e9)
-            if not self._observer(model).tick(now) and not self._settings.by_time(model.state):
+            if not self._counting.observer(model).tick(now) and not self._settings.by_time(
+                model.state
+            ):
                 continue  # no count has changed
             following = next_state(model, self._settings, int(now * 1e9))
             if following is not None:
@@ -392,12 +354,14 @@ class ModelRegistry:
         for run in self._runs.values():
             if run.model is model:
                 run.model = emptied
+        self._counting.replace(model, emptied)
         return self._move(emptied, ModelState.LEARNING, "a person let it learn anew")
 
     def extend(self, model: Model) -> Transition:
         """Learn on, keeping what is known."""
         model.lost_seconds = model.observed_seconds
         model.unsettled = frozenset()
+        model.novelties.clear()
         return self._move(model, ModelState.LEARNING, "a person let it learn on")
 
     def activate(self, model: Model) -> Transition:
@@ -434,6 +398,7 @@ class ModelRegistry:
             )
         self._store.remove(model)
         del self._models[model.id]
+        self._counting.forget(model)
         self._changed.discard(model.id)
 
     def take_in(
@@ -480,8 +445,7 @@ class ModelRegistry:
         if state is not ModelState.ARCHIVED:
             model.last_used_ns = transition.time_ns
         if state is ModelState.DRY_RUN:
-            model.trial = Trial()
-            self._observer(model).restart()
+            self._counting.begin_trial(model, Trial())
         model.history.append(transition)
         self._touch(model)
         self.flush()
@@ -525,42 +489,3 @@ def replace_contents(model: Model) -> Model:
         open_runs=model.open_runs,
         trust=model.trust.decisions(),
     )
-
-
-def _see(
-    known: dict[Key, Evidence],
-    key: Key,
-    event: Event,
-    container_id: str,
-    model: Model | None = None,
-) -> bool:
-    """Note that a key was seen; whether it is new, or new that it is in steady operation."""
-    evidence = known.get(key)
-    if evidence is None:
-        fresh = Evidence(
-            event.time_ns, event.time_ns, phases=_phase(event), last_container=container_id
-        )
-        if model is None:
-            known[key] = fresh
-        else:
-            model.add(key, fresh)
-        return True
-    widened = not evidence.phases & _phase(event)
-    evidence.phases |= _phase(event)
-    evidence.last_ns = event.time_ns
-    evidence.count += 1
-    _note_container(evidence, container_id)
-    return widened
-
-
-def _note_container(evidence: Evidence, container_id: str) -> None:
-    if evidence.last_container != container_id:
-        evidence.last_container = container_id
-        evidence.containers += 1
-        evidence.runs += 1
-
-
-def _phase(event: Event) -> Phase:
-    if event.kind is not EventKind.EXEC:
-        return ALWAYS
-    return Phase.STARTUP if event.flags & EventFlag.STARTUP else Phase.STEADY

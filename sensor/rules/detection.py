@@ -27,10 +27,13 @@ DENIALS = frozenset({Detection.DENIED_PROGRAM, Detection.DENIED_PATH})
 HARD = frozenset({*DENIALS, Detection.CHANGED_PROGRAM, Detection.MEMORY_PROGRAM})
 
 # What a wrong model takes for a deviation most often, and what harms least when it is let pass.
-SOFT = frozenset({Detection.UNKNOWN_PARENT, Detection.UNKNOWN_WRITE})
+# Tools of the start-up are not among them: they are what somebody who breaks in looks for.
+SOFT = frozenset({Detection.UNKNOWN_PARENT, Detection.UNKNOWN_ARGUMENTS, Detection.UNKNOWN_WRITE})
 # What is told only, while one kind of a model's keys has not settled.
 ALERT_ONLY = {
-    "executions": frozenset({Detection.UNKNOWN_PROGRAM, Detection.UNKNOWN_PARENT}),
+    "executions": frozenset(
+        {Detection.UNKNOWN_PROGRAM, Detection.UNKNOWN_PARENT, Detection.UNKNOWN_ARGUMENTS}
+    ),
     "writes": frozenset({Detection.UNKNOWN_WRITE}),
 }
 

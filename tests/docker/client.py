@@ -56,6 +56,16 @@ class Running:
         except TimeoutError as error:
             raise DockerError(f"{error}\nlog of {self.name}:\n{self.logs()[-4000:]}") from error
 
+    def copy_out(self, path: str) -> bytes:
+        """A file or directory of it, running or not, as a tar archive; empty when there is none."""
+        result = subprocess.run(
+            [*self.docker.command, "cp", f"{self.id}:{path}", "-"],
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        return result.stdout if result.returncode == 0 else b""
+
     def stop(self, *, seconds: int = 10) -> None:
         """Stop it in good order."""
         self.docker("stop", "--time", str(seconds), self.id, timeout=seconds + 60)
@@ -71,7 +81,7 @@ class Docker:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._program = program("docker")
+        self.command = (program("docker"), "--host", url)
         self._started: list[Running] = []
 
     def complete(
@@ -79,7 +89,7 @@ class Docker:
     ) -> subprocess.CompletedProcess[str]:
         """Run a docker command; also when it fails."""
         result = subprocess.run(
-            [self._program, "--host", self.url, *arguments],
+            [*self.command, *arguments],
             input=stdin,
             capture_output=True,
             timeout=timeout,

@@ -52,7 +52,7 @@ def busybox_image(_engine_client: Docker) -> str:
 
 @pytest.fixture(scope="session")
 def service_images(_engine_client: Docker) -> None:
-    """The images of ``tests.docker.images.RECIPES``, from the distribution's packages."""
+    """The images of ``tests.services.common.BASIC``, from the distribution's packages."""
     images.import_services(_engine_client)
 
 

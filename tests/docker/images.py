@@ -1,129 +1,31 @@
 """Images without a registry: busybox, and services out of the distribution's own packages.
 
-One small root directory holds nginx, Redis, PostgreSQL and the load generators (wrk,
-redis-benchmark, pgbench). It is made once by mmdebstrap from the mirrors this host uses, kept
-under ``$XDG_CACHE_HOME`` (else ``/var/cache``) by a key of everything that went into it, and
-becomes one image for each service. The entrypoints do what those of the official images do.
+One root directory holds several services and their clients (``tests.services``). It is made once
+by mmdebstrap from the mirrors this host uses, kept under ``$XDG_CACHE_HOME`` (else ``/var/cache``)
+by a key of everything that went into it, and becomes one image for each service.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shlex
 import shutil
 import subprocess
+import tarfile
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sensor.demo.busybox import root_archive
 from tests.docker.client import Docker
 from tests.docker.engine import EngineError, program
+from tests.services.common import BASE_ROOT, BASIC_RECIPES
+from tests.services.recipe import Recipe, Root
 
 BUSYBOX = "rote-test/busybox:1"
-PACKAGES = ("nginx-light", "postgresql", "redis-server", "wrk")
 BUILD_SECONDS = 900
-
-# Like docker-entrypoint.sh and docker-entrypoint.d/10-listen-on-ipv6-by-default.sh of the official
-# image: the configuration is changed in place at every first start.
-NGINX_ENTRYPOINT = r"""#!/bin/sh
-set -e
-if [ "$1" = nginx ]; then
-	sed -i -E 's,^(\s*worker_processes\s+).*;,\12;,' /etc/nginx/nginx.conf
-	find /etc/nginx/conf.d -type f -name '*.conf' | sort
-	ln -sf /dev/stdout /var/log/nginx/access.log
-	ln -sf /dev/stderr /var/log/nginx/error.log
-fi
-exec "$@"
-"""
-
-# Like the official image's: hand the data over to the service's user, then become it.
-REDIS_ENTRYPOINT = r"""#!/bin/sh
-set -e
-if [ "$1" = redis-server ] && [ "$(id -u)" = 0 ]; then
-	find . \! -user redis -exec chown redis '{}' +
-	exec setpriv --reuid=redis --regid=redis --clear-groups "$0" "$@"
-fi
-umask 0077
-exec "$@"
-"""
-
-# Like the official image's: initdb, a server on a socket only for the set-up, then the real one.
-POSTGRES_ENTRYPOINT = r"""#!/bin/bash
-set -Eeo pipefail
-export PATH="$(echo /usr/lib/postgresql/*/bin):$PATH"
-if [ "$1" = postgres ] && [ "$(id -u)" = 0 ]; then
-	mkdir -p "$PGDATA" /var/run/postgresql
-	chown -R postgres "$PGDATA" /var/run/postgresql
-	chmod 700 "$PGDATA"
-	exec setpriv --reuid=postgres --regid=postgres --init-groups "$BASH_SOURCE" "$@"
-fi
-if [ ! -s "$PGDATA/PG_VERSION" ]; then
-	initdb --username=postgres --auth-host=scram-sha-256 \
-		--pwfile=<(printf '%s\n' "$POSTGRES_PASSWORD")
-	echo 'host all all all scram-sha-256' >>"$PGDATA/pg_hba.conf"
-	pg_ctl -D "$PGDATA" -o "-c listen_addresses=''" -w start
-	psql -v ON_ERROR_STOP=1 --no-password -U postgres -c 'CREATE DATABASE bench'
-	pg_ctl -D "$PGDATA" -m fast -w stop
-fi
-exec "$@"
-"""
-
-_FILES = {
-    "usr/local/bin/nginx-entrypoint.sh": NGINX_ENTRYPOINT,
-    "usr/local/bin/redis-entrypoint.sh": REDIS_ENTRYPOINT,
-    "usr/local/bin/postgres-entrypoint.sh": POSTGRES_ENTRYPOINT,
-    # Initialised by the entrypoint, as the official image does, and not by the package.
-    "etc/postgresql-common/createcluster.conf": "create_main_cluster = false\n",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How the common root becomes the image of one service."""
-
-    name: str
-    changes: tuple[str, ...]  # as for docker commit --change
-    options: tuple[str, ...] = ()  # for docker run; what commit cannot change
-
-    @property
-    def reference(self) -> str:
-        """The name that the Engine knows it by."""
-        return f"rote-test/{self.name}:1"
-
-
-NGINX = Recipe(
-    "nginx",
-    (
-        'ENTRYPOINT ["/usr/local/bin/nginx-entrypoint.sh"]',
-        'CMD ["nginx", "-g", "daemon off;"]',
-        "EXPOSE 80",
-    ),
-    options=("--stop-signal", "SIGQUIT"),
-)
-REDIS = Recipe(
-    "redis",
-    (
-        'ENTRYPOINT ["/usr/local/bin/redis-entrypoint.sh"]',
-        'CMD ["redis-server", "--save", "5 1", "--appendonly", "yes", "--dir", "/data"]',
-        "WORKDIR /data",
-        "EXPOSE 6379",
-    ),
-)
-POSTGRES = Recipe(
-    "postgres",
-    (
-        'ENTRYPOINT ["/usr/local/bin/postgres-entrypoint.sh"]',
-        'CMD ["postgres", "-c", "listen_addresses=*"]',
-        "ENV PGDATA=/var/lib/postgresql/data",
-        "ENV POSTGRES_PASSWORD=rote",
-        "EXPOSE 5432",
-    ),
-    options=("--stop-signal", "SIGINT"),
-)
-LOAD = Recipe("load", ('CMD ["true"]',))
-RECIPES = (NGINX, REDIS, POSTGRES, LOAD)
 
 
 def cache_folder() -> Path:
@@ -151,44 +53,83 @@ def busybox_root() -> bytes:
     )
 
 
-def import_services(docker: Docker) -> None:
-    """All images of ``RECIPES``. The first time on a machine this builds the common root."""
-    key = root_key()
-    base = f"rote-test/base:{key}"
+def import_services(
+    docker: Docker,
+    root: Root = BASE_ROOT,
+    recipes: Iterable[Recipe] = BASIC_RECIPES,
+) -> None:
+    """Images of services. The first time on a machine this builds the root that they share."""
+    base = import_root(docker, root)
+    for recipe in recipes:
+        commit(docker, base, recipe)
+
+
+def import_root(docker: Docker, root: Root) -> str:
+    """An image of a root as it is; its name. The first time on a machine this builds the root."""
+    key = root_key(root)
+    base = f"rote-test/{root.name}-root:{key}"
     if not docker.has_image(base):
-        archive = build_root(key)
-        docker("import", str(archive), base, timeout=300)
-    for recipe in RECIPES:
-        if docker.has_image(recipe.reference):
-            docker("rmi", "--force", recipe.reference)
-        scratch = docker("create", base, "true")
-        try:
-            changes = [word for change in recipe.changes for word in ("--change", change)]
-            docker("commit", *changes, scratch, recipe.reference, timeout=120)
-        finally:
-            docker("rm", scratch)
+        docker("import", str(build_root(key, root)), base, timeout=300)
+    return base
 
 
-def root_key() -> str:
-    """16 hex digits over everything that decides what the common root holds."""
+def commit(docker: Docker, base: str, recipe: Recipe, files: bytes = b"") -> None:
+    """Make the image of one service out of a root, anew.
+
+    Args:
+        docker: the Engine.
+        base: name of the root's image.
+        recipe: what becomes of it.
+        files: a tar archive that is unpacked over the root, besides the recipe's own files.
+    """
+    if docker.has_image(recipe.reference):
+        docker("rmi", "--force", recipe.reference)
+    scratch = docker("create", base, "true")
+    try:
+        for archive in (_archive(recipe.files), files):
+            if archive:
+                docker("cp", "-", f"{scratch}:/", stdin=archive)
+        changes = [word for change in recipe.changes for word in ("--change", change)]
+        docker("commit", *changes, scratch, recipe.reference, timeout=120)
+    finally:
+        docker("rm", scratch)
+
+
+def _archive(files: Mapping[str, str]) -> bytes:
+    if not files:
+        return b""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text.encode())
+            entry.mode = 0o755 if name.endswith(".sh") else 0o644
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+def root_key(root: Root) -> str:
+    """16 hex digits over everything that decides what a root holds."""
     digest = hashlib.sha256()
-    for part in (*PACKAGES, *_mirrors(), *(f"{name}\0{text}" for name, text in _FILES.items())):
+    files = (f"{name}\0{text}" for name, text in root.files.items())
+    for part in (*root.packages, *_mirrors(), *files, *root.commands):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def build_root(key: str) -> Path:
-    """The tar archive of the common root, from the cache where it is there already.
+def build_root(key: str, root: Root) -> Path:
+    """The tar archive of a root, from the cache where it is there already.
 
     Raises:
         EngineError: mmdebstrap is missing or failed; quotes its last words.
     """
-    archive = cache_folder() / f"services-{key}.tar"
+    archive = cache_folder() / f"{root.name}-{key}.tar"
     if archive.exists():
         return archive
     with tempfile.TemporaryDirectory(prefix="rote-root-", dir=archive.parent) as scratch:
         overlay = Path(scratch, "files")
-        for name, text in _FILES.items():
+        overlay.mkdir()
+        for name, text in root.files.items():
             path = overlay / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
@@ -201,7 +142,7 @@ def build_root(key: str) -> Path:
                 program("mmdebstrap"),
                 "--variant=apt",
                 "--mode=root",
-                f"--include={','.join(PACKAGES)}",
+                f"--include={','.join(root.packages)}",
                 f"--aptopt={acquire}",
                 '--aptopt=APT::Install-Recommends "false"',
                 '--aptopt=APT::Sandbox::User "root"',
@@ -211,7 +152,7 @@ def build_root(key: str) -> Path:
                     for folder in ("doc", "info", "locale", "man")
                 ),
                 f'--essential-hook=cp -R {shlex.quote(str(overlay))}/. "$1"/',
-                '--customize-hook=mkdir -p "$1"/data && chroot "$1" chown redis /data',
+                *(f"--customize-hook={command}" for command in root.commands),
                 '--customize-hook=rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/*',
                 _release()["VERSION_CODENAME"],
                 str(unfinished),

@@ -50,7 +50,7 @@ class Rote:
         """
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self._rote(), "run", "--bpf-dir", str(self.pins), *self.options, *options],
+                [*self._daemon(), "--bpf-dir", str(self.pins), *self.options, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -160,6 +160,9 @@ class Rote:
     def log_text(self) -> str:
         """What the daemon said so far."""
         return self.log.read_text(errors="replace")
+
+    def _daemon(self) -> list[str]:
+        return [*self._rote(), "run"]
 
     def _rote(self) -> list[str]:
         return [

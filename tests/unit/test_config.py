@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from sensor.cli.main import rote
 from sensor.config import Settings, parse_duration, parse_size, parse_watch
+from sensor.daemon import learning_settings
 from sensor.errors import UsageError
 
 
@@ -103,3 +106,42 @@ def test_watches_that_are_none(text: str) -> None:
     """The message shows how it is written."""
     with pytest.raises(UsageError, match="expected cgroup:PATH"):
         parse_watch(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "learn", "dry_run"),
+    [
+        ([], (600, 86400), (3600, 259200)),
+        (["--learn", "1h", "--dry-run", "24h"], (3600, 3600), (86400, 86400)),
+        (["--learn-max", "5m"], (300, 300), (3600, 259200)),
+        (["--learn-min", "48h", "--dry-run-min", "2h"], (172800, 172800), (7200, 259200)),
+        (["--learn-min", "1m", "--learn-max", "2m"], (60, 120), (3600, 259200)),
+    ],
+)
+def test_times_of_learning_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    learn: tuple[float, float],
+    dry_run: tuple[float, float],
+) -> None:
+    """One time is both limits; one limit moves the default of the other where it must."""
+    given: list[Settings] = []
+    monkeypatch.setattr("sensor.daemon.serve", given.append)
+    result = CliRunner().invoke(rote, ["run", *arguments])
+    assert result.exit_code == 0, result.output
+    (settings,) = given
+    assert (settings.learn_min_seconds, settings.learn_max_seconds) == learn
+    assert (settings.dry_run_min_seconds, settings.dry_run_max_seconds) == dry_run
+    kept = learning_settings(settings)
+    assert kept.learns_by_time == (learn[0] == learn[1])
+    assert (kept.learn_seconds, kept.dry_run_seconds) == (learn[1], dry_run[1])
+
+
+def test_times_that_contradict_one_another_are_refused() -> None:
+    """By the line that names both."""
+    result = CliRunner().invoke(rote, ["run", "--learn", "1h", "--learn-max", "2h"])
+    assert "--learn sets both limits; expected it alone" in str(result.exception)
+    result = CliRunner().invoke(rote, ["run", "--dry-run-min", "2h", "--dry-run-max", "1h"])
+    assert "expected no more than dry-run-max, 3600 s" in str(result.exception)
+    with pytest.raises(UsageError, match="expected more than 0"):
+        Settings(max_false_alarms_per_day=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -240,6 +241,27 @@ def test_what_a_wider_key_covers_is_counted_as_that_key() -> None:
     sample = watch.counts.sample(Stratum.WRITE_STEADY)
     assert set(watch.counts.keys) == {wide, other}
     assert dict(sample.frequencies) == {4: 1, 1: 1}
+
+
+def test_what_was_not_learned_is_not_counted() -> None:
+    """Keys that a person removed, or that must not be learned, are none of the model's."""
+    watch = Watch(model(write("/a")))
+    watch.start(complete=False)
+    watch.pass_slots((write("/a"), write("/evil")), ())
+    assert set(watch.counts.keys) == {write("/a")}
+
+
+def test_an_interpreter_that_is_called_in_many_ways_is_one_key() -> None:
+    """Once its arguments do not matter any more, the calls before count as that."""
+    calls = [replace(run("/bin/sh"), shape=f"-{letter}") for letter in "abc"]
+    counts = Incidence(
+        units=[6, 3, 1], keys={k: Counts(i, 0, [1, 1, 1]) for i, k in enumerate(calls)}
+    )
+    assert counts.fold(calls) == {}
+    assert counts.sample(Stratum.EXEC_STEADY).once == 3
+    anyhow = run("/bin/sh")
+    assert counts.fold([anyhow]) == dict.fromkeys(calls, anyhow)
+    assert dict(counts.sample(Stratum.EXEC_STEADY).frequencies) == {3: 1}
 
 
 def test_keys_that_are_gone_are_not_counted() -> None:

@@ -121,9 +121,12 @@ def test_a_curve_of_few_units_and_of_none() -> None:
     """Neither is an error."""
     model = some_model()
     model.incidence = Incidence()
+    assert "nothing can be foretold before two minutes" in model_page.sentence(model)
+    assert model_page.as_json(model)["expected_per_day"] is None
     assert list(model_page.curve(model)) == ["No unit is over yet: nothing to draw."]
     model.incidence.add_start([next(iter(model.keys))])
     assert next(model_page.curve(model)) == "1 ┤█"
+    assert list(model_page.curve(model))[-1].split() == ["0", "1", "units"]
     assert Page(model_html.page(model)).tags.count("svg") == 1
 
 
@@ -175,6 +178,7 @@ def test_a_hostile_name_is_no_markup() -> None:
     pattern = HOSTILE.replace("<", "\\<")
     model = some_model(
         ExecKey(SERVE, program, Origin.IMAGE, Actor.SERVICE),
+        ExecKey(SERVE, Program("/bin/sh"), Origin.IMAGE, Actor.SERVICE, shape=HOSTILE),
         WriteKey(program, pattern, OperationClass.WRITE),
     )
     model.sessions = {ExecKey(program, program, Origin.ADDED, Actor.SESSION): Evidence(NS, NS)}

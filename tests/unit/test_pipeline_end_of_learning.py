@@ -12,6 +12,7 @@ import msgpack
 import pytest
 
 from sensor.audits.audit import AuditType
+from sensor.containers.container import Image
 from sensor.errors import ModelFileError
 from sensor.events import Detection, Event, Origin
 from sensor.models.files import import_model, pack_model, unpack_model
@@ -115,6 +116,24 @@ def test_one_start_is_not_enough_before_the_upper_limit(service: Service) -> Non
     assert model.unsettled == frozenset()
 
 
+def test_the_next_image_learns_in_minutes(service: Service) -> None:
+    """Its predecessor has shown which names of a start-up are made up: one start is enough."""
+    service.two_starts()
+    service.until(ModelState.DRY_RUN)
+    service.stop()
+    image = Image("shop/web", "1.3", "", "sha256:" + "b" * 64)
+    model = service.start(container("next", image=image))
+    assert model.inherited_from
+    model.trust.checked = True  # that the programs are in the image
+    service.happen(execution("/bin/serve", ""))
+    for minute in range(20):
+        if str(model.state) == "dry-run":
+            break
+        service.busy(1, *STEADY)
+        assert minute < 14
+    assert "of the earlier image's model were seen again" in model.history[-1].cause
+
+
 def test_what_comes_rarely_keeps_a_model_learning(service: Service) -> None:
     """Executions that each come once say that more of them will come."""
     model = service.two_starts()
@@ -162,6 +181,22 @@ def test_a_model_that_never_converges_says_so_by_kind(tmp_path: Path) -> None:
         assert mode.prevent & 1 << refused
     service.happen(change(next(names)), change("/etc/cron.d/x"), execution("/bin/evil"))
     assert [audit.outcome for audit in service.recorded()[-3:]] == ["observed", "denied", "denied"]
+
+
+def test_what_has_ceased_by_the_dry_run_has_settled(tmp_path: Path) -> None:
+    """Writes that did not converge are refused after all, once the promise is made for them too."""
+    settings = replace(SETTINGS, learn_seconds=HOUR)
+    service = Service(tmp_path, settings=settings)
+    model = service.two_starts()
+    names = fresh_names()
+    while str(model.state) == "learning":
+        service.happen(change(next(names)))
+        service.busy(1, *STEADY)
+    service.happen(change(next(names)))
+    assert model.unsettled == {"writes"}
+    assert service.until(ModelState.ACTIVE) > 59  # one failed minute takes more quiet ones
+    assert model.trial.novel == 1
+    assert model.unsettled == frozenset()
 
 
 def test_a_novelty_starts_the_hold_out_again(service: Service) -> None:
@@ -351,6 +386,23 @@ def test_without_containers_a_model_goes_to_the_archive(service: Service) -> Non
     service.start()
     assert str(model.state) == "dry-run"
     assert service.happen(*STEADY) == 0
+
+
+def test_from_the_archive_a_container_is_judged_from_its_first_instruction(tmp_path: Path) -> None:
+    """One that was stopped and may start again finds its model where it left it."""
+    service, model = suspect_service(tmp_path)
+    service.stop()
+    service.wait(25 * HOUR)
+    assert str(model.state) == "archived"
+    number, _ = service.kernel.expected[container().id]
+    assert number
+    (told,) = service.kernel.called("expect")[-1:]
+    assert told["mode"].prevent
+    service.start()
+    assert str(model.state) == "active"
+    assert service.happen(*STEADY) == 0
+    service.happen(execution("/bin/evil"))
+    assert service.recorded()[-1].outcome == "denied"
 
 
 def test_what_a_person_set_is_not_archived(service: Service) -> None:

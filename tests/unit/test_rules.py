@@ -22,6 +22,7 @@ from sensor.kernel.port import ContainerFlag
 from sensor.models.arguments import exec_key
 from sensor.models.keys import Program
 from sensor.models.model import Evidence
+from sensor.rules.detection import HARD, SOFT
 from sensor.rules.explain import chosen, explain
 from sensor.rules.files import RuleSet, read_rules
 from sensor.rules.keeper import RuleKeeper
@@ -520,3 +521,20 @@ def test_the_documentation_is_current(tmp_path: Path) -> None:
     assert rule.action(Detection.MEMORY_PROGRAM) is Action.BLOCK
     for detection in Detection:
         assert not detection or f"`{detection.name.lower()}`" in page
+
+
+def test_a_rule_may_be_made_to_tell_only() -> None:
+    """What refuses or blocks is told instead; what is ignored stays so, and all else is kept."""
+    actions = {
+        Detection.UNKNOWN_WRITE: Action.BLOCK,
+        Detection.UNKNOWN_PARENT: Action.IGNORE,
+        Detection.UNKNOWN_PROGRAM: Action.PREVENT,
+    }
+    rule = Rule("x", actions=actions)
+    softer = rule.only_telling(SOFT)
+    assert softer.action(Detection.UNKNOWN_WRITE) is Action.ALERT
+    assert softer.action(Detection.UNKNOWN_PARENT) is Action.IGNORE
+    assert softer.action(Detection.UNKNOWN_PROGRAM) is Action.PREVENT
+    assert rule.action(Detection.UNKNOWN_WRITE) is Action.BLOCK
+    assert softer.only_telling(SOFT) is softer
+    assert not SOFT & HARD

@@ -1,0 +1,1 @@
+"""Attacks on learned services: whether a model tells them from the service."""

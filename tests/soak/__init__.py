@@ -1,0 +1,1 @@
+"""What learning is worth: real services learned and judged, and generalisers compared."""

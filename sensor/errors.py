@@ -7,6 +7,7 @@ RoteError                      one clear line, exit code 1
 │   ├── YamlFileError          a file that a person wrote: file, line, field
 │   ├── SecretError            a secret is not where a file says it is
 │   ├── RuleFileError          a rule file
+│   ├── FeedError              a feed of vulnerabilities, or a report of a scanner
 │   └── ProtocolError          a message on the control socket
 ├── HostError                  this host lacks something                      exit 4
 │   ├── NotRootError
@@ -55,6 +56,10 @@ class SecretError(BadInputError):
 
 class RuleFileError(BadInputError):
     """A rule file does not say what rules say; the rules that hold are as they were."""
+
+
+class FeedError(BadInputError):
+    """A feed or report cannot be used; what it said before holds."""
 
 
 class ProtocolError(BadInputError):

@@ -13,7 +13,8 @@ RoteError                      one clear line, exit code 1
 │   ├── NotRootError
 │   ├── KernelSupportError     no BTF, no bpffs, a program was refused
 │   ├── RuntimeUnavailableError   a container runtime does not answer
-│   └── DeliveryError          a channel did not take a message
+│   ├── DeliveryError          a channel did not take a message
+│   └── DownloadError          a feed could not be fetched
 ├── StateError                 the state on disk: locked, full, corrupt       exit 5
 │   └── AlreadyRunningError    a second daemon
 └── NotRunningError            the daemon does not answer                     exit 6
@@ -97,6 +98,10 @@ class DeliveryError(HostError):
         super().__init__(text)
         self.retry_after = retry_after
         self.only_this = only_this
+
+
+class DownloadError(HostError):
+    """A feed could not be fetched; what it said before holds."""
 
 
 class StateError(RoteError):

@@ -24,6 +24,7 @@ from sensor.cli.shell import completion, man
 from sensor.cli.status import status
 from sensor.cli.stop import stop
 from sensor.cli.unload import unload
+from sensor.cli.vulns import vulns
 from sensor.control.client import Client
 from sensor.errors import RoteError
 
@@ -82,7 +83,7 @@ def rote(context: click.Context, run_dir: Path, state_dir: Path, debug: bool) ->
 
 for command in (
     run, stop, status, doctor, containers, models, rules, session, audits, channels,
-    *BLOCK_COMMANDS, evidence, unload, demo, completion, man,
+    vulns,    *BLOCK_COMMANDS, evidence, unload, demo, completion, man,
 ):  # fmt: skip
     rote.add_command(command)
 

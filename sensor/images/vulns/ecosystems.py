@@ -101,6 +101,11 @@ def of_distribution(distribution: Distribution | None) -> str:
     return f"{base}:{version if keep_minor else version.partition('.')[0]}"
 
 
+def of_purl_type(kind: str) -> str:
+    """The ecosystem of a type of package URL that is a language's; "" when no feed is about it."""
+    return _LANGUAGES.get(kind, "")
+
+
 def look_up(package: Package, distribution: Distribution | None) -> tuple[str, str, str]:
     """Under which ecosystem, name and version advisories would name a package.
 
@@ -108,7 +113,7 @@ def look_up(package: Package, distribution: Distribution | None) -> tuple[str, s
         The ecosystem is "" when no feed is about it.
     """
     if package.ecosystem not in OF_DISTRIBUTION:
-        ecosystem = _LANGUAGES.get(package.ecosystem, "")
+        ecosystem = of_purl_type(package.ecosystem)
         return ecosystem, canonical_name(ecosystem, package.name), package.version
     ecosystem = of_distribution(distribution)
     expected = {DEB: deb_key, APK: apk_key, RPM: rpm_key}[package.ecosystem]

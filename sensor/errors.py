@@ -8,6 +8,7 @@ RoteError                      one clear line, exit code 1
 │   ├── SecretError            a secret is not where a file says it is
 │   ├── RuleFileError          a rule file
 │   ├── FeedError              a feed of vulnerabilities, or a report of a scanner
+│   ├── ImageError             an image, a database of packages in it, or an SBOM
 │   └── ProtocolError          a message on the control socket
 ├── HostError                  this host lacks something                      exit 4
 │   ├── NotRootError
@@ -61,6 +62,10 @@ class RuleFileError(BadInputError):
 
 class FeedError(BadInputError):
     """A feed or report cannot be used; what it said before holds."""
+
+
+class ImageError(BadInputError):
+    """An image, a file in it or an SBOM is damaged, or is not what it should be."""
 
 
 class ProtocolError(BadInputError):

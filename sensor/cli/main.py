@@ -16,6 +16,7 @@ from sensor.cli.containers import containers
 from sensor.cli.demo import demo
 from sensor.cli.doctor import doctor
 from sensor.cli.evidence import evidence
+from sensor.cli.images import images
 from sensor.cli.models import models
 from sensor.cli.rules import rules
 from sensor.cli.run import run
@@ -83,7 +84,7 @@ def rote(context: click.Context, run_dir: Path, state_dir: Path, debug: bool) ->
 
 for command in (
     run, stop, status, doctor, containers, models, rules, session, audits, channels,
-    vulns,    *BLOCK_COMMANDS, evidence, unload, demo, completion, man,
+    images, vulns, *BLOCK_COMMANDS, evidence, unload, demo, completion, man,
 ):  # fmt: skip
     rote.add_command(command)
 

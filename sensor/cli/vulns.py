@@ -7,17 +7,19 @@ import sys
 import time
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sensor.audits.formats import escape, when
+from sensor.cli.images_reading import Wanted, about_an_image, inventory_of
 from sensor.cli.output import duration, emit, emit_json, emit_lines, emit_table, output_option
 from sensor.errors import BadInputError, DownloadError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sensor.images.vulns.finding import Finding
     from sensor.images.vulns.judge import Decision
@@ -117,9 +119,7 @@ def update(context: Any, /, feeds: tuple[str, ...], config: Path, output: str) -
 @click.option("--release", default="", help="Of the distribution, for debsecan's files: bookworm.")
 @click.option("--image", default="", help="The id of the image that a report must be about.")
 @click.pass_obj
-def import_(
-    context: Any, /, files: tuple[Path, ...], feed: str, kind: str, release: str, image: str
-) -> None:
+def import_(context: Any, /, files: tuple[Path, ...], **options: str) -> None:
     """Import FILES: feeds, or reports of Trivy and Grype in place of an own scan.
 
     Feeds are OSV (zip, directory, tar, JSON, YAML), Debian's tracker (JSON), DSA and DLA lists,
@@ -131,13 +131,13 @@ def import_(
       rote vulns import --feed debian-dsa DSA.list
       rote vulns import trivy-report.json
     """
-    if feed and len(files) > 1:
-        raise UsageError(f"--feed {feed}: expected one file with it; got {len(files)}")
+    if options["feed"] and len(files) > 1:
+        raise UsageError(f"--feed {options['feed']}: expected one file with it; got {len(files)}")
     failed: list[str] = []
     with closing(_open(context)) as store:
         for file in files:
             try:
-                _import_one(store, file, feed, kind, release, image)
+                _import_one(store, file, options)
             except BadInputError as error:
                 if len(files) == 1:
                     raise
@@ -149,16 +149,14 @@ def import_(
         )
 
 
-def _import_one(
-    store: VulnStore, file: Path, feed: str, kind: str, release: str, image: str
-) -> None:
+def _import_one(store: VulnStore, file: Path, options: Mapping[str, str]) -> None:
     from sensor.images.vulns.feeds.kinds import REPORTS, kind_of
     from sensor.images.vulns.importer import import_feed
     from sensor.images.vulns.reports import keep_report, read_report
 
-    kind = kind or kind_of(file)
+    kind = options["kind"] or kind_of(file)
     if kind in REPORTS:
-        report = read_report(file, image_id=image)
+        report = read_report(file, image_id=options["image"])
         keep_report(store, report)
         for problem in report.skipped:
             click.echo(f"rote: {file}: {problem}", err=True)
@@ -169,7 +167,12 @@ def _import_one(
         return
     progress = _progress()
     done = import_feed(
-        store, file, name=feed, kind=kind, release=release, source=str(file), progress=progress
+        store,
+        file,
+        name=options["feed"],
+        kind=kind,
+        release=options["release"],
+        progress=progress,
     )
     _clear(progress)
     if done.unchanged:
@@ -305,46 +308,67 @@ def show(context: Any, /, cve: str, output: str) -> None:
 
 
 @vulns.command()
-@click.argument("what", type=click.Path(path_type=Path))
+@about_an_image
 @click.option("--rules", type=click.Path(path_type=Path), help="Judge by these rule files.")
 @click.option("--rule", default="", help="Which of the rules; by default the first.")
 @click.option("--fixed", is_flag=True, help="Only what there is a fix for.")
+@click.option("--own", is_flag=True, help="Match the packages, even where a report is kept.")
 @output_option
 @click.pass_context
-def match(
-    click_context: click.Context, /, what: Path, rules: Path | None, rule: str, fixed: bool,
-    output: str,
-) -> None:  # fmt: skip
-    """List the vulnerabilities of WHAT: an SBOM (CycloneDX), or a report of Trivy or Grype.
+def match(click_context: click.Context, /, wanted: Wanted, **options: Any) -> None:
+    """List the vulnerabilities of WHAT, the worst first.
+
+    WHAT is an archive or a directory, the name or id of an image that Docker or Podman has, an SBOM
+    (CycloneDX), or a report of Trivy or Grype. Where a report of the image was imported, it
+    counts in place of an own scan.
 
     With --rules it also says what a rule makes of them, and exits with 1 when that is to block.
 
     \b
     Examples:
+      rote vulns match nginx:1.25 --fixed
       rote vulns match app.cdx.json
-      rote vulns match trivy.json --rules /etc/rote/rules.d --rule production
+      rote vulns match app.tar --rules /etc/rote/rules.d --rule production
     """
-    with closing(_open(click_context.obj)) as store:
-        findings, notes = _findings(store, what)
+    context = click_context.obj
+    with closing(_open(context)) as store:
+        findings, notes = _findings(context, store, wanted, own=options["own"])
     for note in notes:
         click.echo(f"rote: {escape(note)}", err=True)
-    findings = [finding for finding in findings if finding.fixed or not fixed]
-    decision = _decide(findings, rules, rule) if rules is not None else None
-    _show_findings(findings, decision, output)
+    findings = [finding for finding in findings if finding.fixed or not options["fixed"]]
+    rules = options["rules"]
+    decision = _decide(findings, rules, options["rule"]) if rules is not None else None
+    _show_findings(findings, decision, options["output"])
     if decision is not None and decision.action == "block":
         click_context.exit(1)
 
 
-def _findings(store: VulnStore, what: Path) -> tuple[list[Finding], list[str]]:
+def _findings(
+    context: Any, /, store: VulnStore, wanted: Wanted, *, own: bool
+) -> tuple[Sequence[Finding], list[str]]:
     """What is found, and what a person should know of how."""
     from sensor.images.vulns.feeds.kinds import REPORTS, kind_of
-    from sensor.images.vulns.reports import read_report, with_facts
+    from sensor.images.vulns.matcher import Matcher
+    from sensor.images.vulns.reports import is_sbom, kept_report, read_report, with_facts
 
-    kind = kind_of(what)
-    if kind not in REPORTS:
-        raise UsageError(f"{what}: looks like {kind}; expected an SBOM or a report")
-    report = with_facts(store, read_report(what))
-    return list(report.findings), [f"{what}: {text}" for text in report.skipped]
+    file = Path(wanted.what) if wanted.what else None
+    if file is not None and file.suffix == ".json" and file.is_file():
+        if is_sbom(file):
+            wanted = replace(wanted, what="", sbom=file)
+        elif kind_of(file) in REPORTS:
+            report = with_facts(store, read_report(file))
+            return report.findings, [f"{file}: {text}" for text in report.skipped]
+    inventory = inventory_of(context, wanted)
+    notes = [f"not read: {warning}" for warning in inventory.warnings]
+    if not own and (kept := kept_report(store, inventory.image_id)):
+        made = f", made {kept.created}" if kept.created else ""
+        return kept.findings, [*notes, f"by the report of {kept.tool} that was imported{made}"]
+    found = Matcher(store).match(inventory)
+    reasons = Counter(why for _, why in found.unmatched)
+    notes += [f"{count} packages not matched: {why}" for why, count in reasons.items()]
+    if not store.feeds():
+        notes.append("there are no feeds; see: rote vulns update, rote vulns import")
+    return found.findings, notes
 
 
 def _decide(findings: Sequence[Finding], path: Path, name: str) -> Decision:

@@ -230,9 +230,28 @@ class DockerRuntime:
         kinds = ("changed", "added", "deleted")
         return [(kinds[int(entry["Kind"])], str(entry["Path"])) for entry in found or ()]
 
-    async def export(self, container_id: str) -> AsyncIterator[bytes]:
+    def export(self, container_id: str) -> AsyncIterator[bytes]:
         """See ``Control.export``."""
-        path = f"/containers/{container_id}/export"
+        return self._stream(f"/containers/{container_id}/export")
+
+    def image_archive(self, image_id: str) -> AsyncIterator[bytes]:
+        """An image as `docker save` writes it, in pieces.
+
+        Raises:
+            RuntimeUnavailableError: no answer, a refusal, or no such image.
+        """
+        return self._stream(f"/images/{image_id}/get")
+
+    async def images(self) -> list[dict[str, Any]]:
+        """The runtime's own list of images.
+
+        Raises:
+            RuntimeUnavailableError: no answer or a refusal.
+        """
+        found: list[dict[str, Any]] | None = await self._get("/images/json")
+        return found or []
+
+    async def _stream(self, path: str) -> AsyncIterator[bytes]:
         try:
             async with self._session().get(
                 f"http://{self.name}{self._api}{path}", timeout=_STREAM

@@ -31,6 +31,9 @@ class Package:
             as from a merged root.
         files: paths in the image of what may run or be loaded: programs, shared libraries, the
             binary itself; empty when not known.
+        owner: name of the distribution's package that brought the location, "" for none. Of such
+            a package the distribution's advisories speak: it mends without changing the version.
+        module: of RPM, the stream that it was built in (``nodejs:18:…``); "" for none.
     """
 
     ecosystem: str
@@ -43,6 +46,8 @@ class Package:
     location: str = ""
     layer: str = ""
     files: tuple[str, ...] = ()
+    owner: str = ""
+    module: str = ""
 
 
 @dataclass(frozen=True, slots=True)

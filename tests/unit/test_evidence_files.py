@@ -21,12 +21,11 @@ from typing import Any
 import orjson
 import pytest
 
+from sensor.reading import Deadline, Root
 from sensor.responses.evidence.files import (
     Contents,
-    Deadline,
     Entry,
     FileLimits,
-    Root,
     Tree,
     entry_of,
     walk,

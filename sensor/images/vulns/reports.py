@@ -14,7 +14,7 @@ from sensor.errors import FeedError
 from sensor.images.package import OF_DISTRIBUTION, Distribution
 from sensor.images.vulns.advisory import Status, find_cves
 from sensor.images.vulns.ecosystems import of_distribution, of_purl_type
-from sensor.images.vulns.feeds.files import RECORD_MAX, open_feed
+from sensor.images.vulns.feeds.files import RECORD_MAX, head_of, open_feed
 from sensor.images.vulns.feeds.kinds import kind_of
 from sensor.images.vulns.finding import Finding, finding_from_json, sorted_findings
 from sensor.images.vulns.matcher import Matcher
@@ -81,6 +81,15 @@ def read_report(path: Path, *, image_id: str = "") -> Report:
             f"{path}: is about {report.image_id} ({report.reference}); expected {image_id}"
         )
     return report
+
+
+def is_sbom(path: Path) -> bool:
+    """Whether a file looks like a CycloneDX document.
+
+    Raises:
+        FeedError: it cannot be read.
+    """
+    return b'"bomFormat"' in head_of(path)
 
 
 def _map(value: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sensor.responses.evidence.files import READ, Deadline, Root, note_error
+from sensor.reading import READ, Deadline, Root
+from sensor.responses.evidence.files import note_error
 from sensor.responses.evidence.mounts import MountEntry, mount_of, read_mounts
 from sensor.responses.evidence.pack import Member, PackFullError, Part, TarWriter
 from sensor.responses.evidence.secrets import Secrets

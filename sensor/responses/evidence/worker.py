@@ -25,12 +25,11 @@ from typing import Any
 
 import orjson
 
+from sensor.reading import Deadline, Root
 from sensor.responses.evidence.files import (
     Contents,
-    Deadline,
     Entry,
     FileLimits,
-    Root,
     Tree,
     entry_of,
     note_error,

@@ -1,0 +1,249 @@
+"""Inventories that were made: an image does not change under its id, so one reading lasts.
+
+One SQLite file, an image a row. Several processes may use it at once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+
+import msgpack
+
+from sensor.errors import ImageError, StateError
+from sensor.images.inventory import READER
+from sensor.images.package import Distribution, Inventory, Omission, Package
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS inventories (
+    image_id TEXT NOT NULL PRIMARY KEY,
+    reader INTEGER NOT NULL,
+    read_ns INTEGER NOT NULL,
+    used_ns INTEGER NOT NULL,
+    reference TEXT NOT NULL,
+    distribution TEXT NOT NULL,
+    packages INTEGER NOT NULL,
+    warnings INTEGER NOT NULL,
+    content BLOB NOT NULL
+) WITHOUT ROWID
+"""
+_VERSION = 1
+KEEP = 2000  # images; beyond that those go that were not asked for for longest. Some 50 kB each
+_BUSY_SECONDS = 10.0
+_UNPACKED_MAX = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One image that was read.
+
+    Attributes:
+        image_id: of the image.
+        reference: what it was called when it was read.
+        distribution: for people.
+        packages: how many.
+        warnings: how many things were left out.
+        read_ns: when, Unix time in nanoseconds.
+        current: whether a reader of this version made it; others are read again when asked for.
+    """
+
+    image_id: str
+    reference: str
+    distribution: str
+    packages: int
+    warnings: int
+    read_ns: int
+    current: bool
+
+
+class InventoryCache:
+    """The inventories of one host.
+
+    Args:
+        path: the database file; made when absent, mode 0600.
+        keep: how many images.
+
+    Raises:
+        StateError: it cannot be opened, is damaged, or is of a later version.
+    """
+
+    def __init__(self, path: Path, keep: int = KEEP) -> None:
+        self.path = path
+        self._keep = keep
+        with self._errors("open"):
+            path.touch(mode=0o600, exist_ok=True)
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            # What is lost in a power failure is read again.
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, _VERSION):
+                raise StateError(
+                    f"{path}: schema version {version}; expected {_VERSION}: it was written by a "
+                    "later Rote"
+                )
+            self._db.execute(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version={_VERSION}")
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise StateError(
+                f"{self.path}: cannot {what}: {error}; if it is damaged, remove it: images are "
+                "read again"
+            ) from error
+        except OSError as error:
+            raise StateError(f"{self.path}: cannot {what}: {error.strerror}") from error
+
+    def get(self, image_id: str) -> Inventory | None:
+        """The inventory of an image, unless it was made by a reader of another version.
+
+        Raises:
+            StateError: the database cannot be read.
+        """
+        with self._errors("read"):
+            row = self._db.execute(
+                "SELECT content FROM inventories WHERE image_id=? AND reader=?", (image_id, READER)
+            ).fetchone()
+        if row is None:
+            return None
+        try:
+            found = unpack(row[0])
+        except ImageError:
+            self.remove(image_id)  # damaged; it is read again
+            return None
+        with self._errors("write"):
+            self._db.execute(
+                "UPDATE inventories SET used_ns=? WHERE image_id=?", (time.time_ns(), image_id)
+            )
+        return found
+
+    def put(self, inventory: Inventory) -> None:
+        """Keep an inventory; one without an image's id is not kept.
+
+        Raises:
+            StateError: the database cannot be written.
+        """
+        if not inventory.image_id:
+            return
+        distribution = inventory.distribution
+        with self._errors("write"):
+            self._db.execute(
+                "INSERT OR REPLACE INTO inventories VALUES (?,?,?,?,?,?,?,?,?)",
+                (
+                    inventory.image_id,
+                    inventory.reader,
+                    inventory.read_ns,
+                    time.time_ns(),
+                    inventory.reference,
+                    (distribution.pretty or distribution.id) if distribution else "",
+                    len(inventory.packages),
+                    len(inventory.warnings),
+                    pack(inventory),
+                ),
+            )
+            self._db.execute(
+                "DELETE FROM inventories WHERE image_id IN "
+                "(SELECT image_id FROM inventories ORDER BY used_ns DESC LIMIT -1 OFFSET ?)",
+                (self._keep,),
+            )
+
+    def list(self) -> list[Summary]:
+        """Every image that was read, the newest reading last.
+
+        Raises:
+            StateError: the database cannot be read.
+        """
+        with self._errors("read"):
+            rows = self._db.execute(
+                "SELECT image_id, reference, distribution, packages, warnings, read_ns, reader "
+                "FROM inventories ORDER BY read_ns"
+            ).fetchall()
+        return [
+            Summary(
+                image_id, reference, distribution, packages, warnings, read_ns, reader == READER
+            )
+            for image_id, reference, distribution, packages, warnings, read_ns, reader in rows
+        ]
+
+    def find(self, name: str) -> str | None:
+        """The id of an image by its id, the beginning of it, or what it was last called.
+
+        Raises:
+            StateError: the database cannot be read.
+            ImageError: several begin like that.
+        """
+        start = name.removeprefix("sha256:")
+        found = {
+            entry.image_id: entry
+            for entry in self.list()
+            if name in (entry.image_id, entry.reference)
+            or f"{name}:latest" == entry.reference
+            or (len(start) >= 4 and entry.image_id.removeprefix("sha256:").startswith(start))
+        }
+        named = [entry for entry in found.values() if entry.reference.startswith(name)]
+        if named:
+            return named[-1].image_id
+        if len(found) > 1:
+            shown = ", ".join(entry.image_id[7:19] for entry in found.values())
+            raise ImageError(f"image {name!r}: {len(found)} begin like that: {shown}")
+        return next(iter(found), None)
+
+    def remove(self, image_id: str) -> None:
+        """Forget an image.
+
+        Raises:
+            StateError: the database cannot be written.
+        """
+        with self._errors("write"):
+            self._db.execute("DELETE FROM inventories WHERE image_id=?", (image_id,))
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+
+def pack(inventory: Inventory) -> bytes:
+    """An inventory as bytes."""
+    facts = {
+        **{
+            name: getattr(inventory, name)
+            for name in ("image_id", "reference", "source", "layers", "files", "reader", "read_ns")
+        },
+        "seconds": inventory.seconds,
+        "distribution": asdict(inventory.distribution) if inventory.distribution else None,
+        "packages": [asdict(package) for package in inventory.packages],
+        "warnings": [astuple(warning) for warning in inventory.warnings],
+    }
+    # Paths and versions repeat: what is packed is a fifth.
+    return zlib.compress(msgpack.packb(facts), 1)
+
+
+def unpack(data: bytes) -> Inventory:
+    """The inventory that ``pack`` made bytes of.
+
+    Raises:
+        ImageError: the bytes are damaged.
+    """
+    try:
+        facts = msgpack.unpackb(zlib.decompressobj().decompress(data, _UNPACKED_MAX))
+        distribution = facts.pop("distribution")
+        if distribution is not None:
+            distribution["id_like"] = tuple(distribution["id_like"])
+            distribution = Distribution(**distribution)
+        packages = tuple(
+            Package(**{**package, "files": tuple(package["files"])})
+            for package in facts.pop("packages")
+        )
+        warnings = tuple(Omission(*warning) for warning in facts.pop("warnings"))
+        facts["layers"] = tuple(facts["layers"])
+        return Inventory(distribution=distribution, packages=packages, warnings=warnings, **facts)
+    except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ImageError(f"a kept inventory is damaged: {error}") from error

@@ -51,6 +51,7 @@ class _NoDowngrade(urllib.request.HTTPRedirectHandler):
         if parts.scheme not in ("http", "https") or (
             urlsplit(req.full_url).scheme == "https" and parts.scheme != "https"
         ):
+            fp.close()
             raise DownloadError(f"{req.full_url}: sends us to {newurl}; expected https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -32,6 +32,8 @@ REPORTS = ("trivy", "grype")
 # How much a kind knows of a distribution's own packages; the better one decides where two differ.
 RANKS = {"debian-tracker": 3, "secdb": 3, "osv": 2, "debsecan": 2, "debian-list": 1}
 
+_SUFFIXES = re.compile(r"(?:\.(?:json|ya?ml|zip|tar|csv|list|gz|xz|bz2))+$")
+_NVD_PART = re.compile(r"-(\d{4}|modified|recent)$")
 _LIST = re.compile(rb"\s*\[\d{1,2} \w{3} \d{4}\] D[SL]A-")
 # In this order: the first that is found decides.
 _JSON: tuple[tuple[str, re.Pattern[bytes]], ...] = (
@@ -95,7 +97,7 @@ def reader_of(kind: str) -> Reader:
 
 def default_name(path: Path, kind: str, release: str) -> str:
     """What a feed is called when nobody says: by its content, else by its file."""
-    stem = path.name.split(".")[0] or kind
+    stem = _SUFFIXES.sub("", path.name) or kind
     if kind in ("kev", "epss"):
         return kind
     if kind == "debian-tracker":
@@ -104,6 +106,8 @@ def default_name(path: Path, kind: str, release: str) -> str:
         return "debian-dla" if b"] DLA-" in head_of(path)[:200] else "debian-dsa"
     if kind == "secdb":
         return _secdb_name(path, release)
+    if kind == "nvd" and (part := _NVD_PART.search(stem)):
+        return f"nvd-{part.group(1)}"
     name = release or stem
     return name if name.startswith(kind) else f"{kind}-{name}"
 
@@ -118,6 +122,6 @@ def _secdb_name(path: Path, release: str) -> str:
     ecosystem = ecosystem_of(
         {"urlprefix": value("urlprefix"), "distroversion": value("distroversion")}, release
     )
-    base = ecosystem.lower().replace(":", "-") or path.name.split(".")[0]
+    base = ecosystem.lower().replace(":", "-") or _SUFFIXES.sub("", path.name)
     repository = value("reponame")
     return f"{base}-{repository}" if repository and base.startswith("alpine") else base

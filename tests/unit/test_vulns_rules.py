@@ -21,6 +21,7 @@ from sensor.images.vulns.advisory import Status
 from sensor.images.vulns.finding import Finding
 from sensor.images.vulns.judge import Decision, in_use_of, judge
 from sensor.images.vulns.severity import Severity
+from sensor.images.vulns.sources import read_sources
 from sensor.images.vulns.told import FORGET_DAYS, ToldStore
 from sensor.models.keys import ExecKey, Program
 from sensor.models.model import Evidence, Model, ModelState
@@ -355,3 +356,18 @@ def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
     assert store.forget({"here"}, day + dt.timedelta(days=FORGET_DAYS + 1)) == 1
     (again,) = store.seen("here", [BASH], TODAY)
     assert again.first_seen == "2026-01-02"
+
+
+def test_the_examples_of_the_documentation_are_good(tmp_path: Path) -> None:
+    """Its rule is read, and says what the page says of it; so is its list of feeds."""
+    page = (Path(__file__).parents[2] / "docs/vulnerabilities.md").read_text(encoding="utf-8")
+    sources, rules = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "vulns.yaml").write_text(sources)
+    feeds = read_sources(tmp_path / "vulns.yaml").feeds
+    assert {"debian", "alpine-v3.20-main", "osv-PyPI", "nvd-2024", "kev", "debian-dsa"} <= {
+        feed.name for feed in feeds
+    }
+    (tmp_path / "rules.yaml").write_text(rules)
+    (found,) = vulnerability_rules(read_rules(tmp_path / "rules.yaml"))
+    assert judge([MUSL], found, dt.date(2026, 12, 31)).action == "ignore"
+    assert judge([MUSL], found, dt.date(2027, 1, 1)).action == "block"

@@ -10,11 +10,13 @@ them. Where a text is no version, ``ValueError`` says so in a few words.
 
 from __future__ import annotations
 
+import functools
 import re
 
 NEVER = b""  # as the end of a range: nothing is older than this
 ALWAYS = b"\xff\xff"  # as the end of a range: every key is older than this
 _DIGITS_MAX = 200
+_REMEMBERED = 8192  # keys: one erratum names one version for many packages, images share most
 _NUMBER = 0x10  # plus the number of digits; whatever must sort below numbers is less than this
 
 
@@ -44,6 +46,7 @@ _DEB_ORDER = bytes(
 _DEB_END = b"\x02"  # above a tilde, below everything else that may follow
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)
 def deb_key(version: str) -> bytes:
     """The order of dpkg: epoch, upstream version, revision; "~" comes before the end."""
     text = version.strip()
@@ -74,6 +77,7 @@ _APK_SUFFIXES = {
 _APK_NO_SUFFIX = b"\x05"
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)
 def apk_key(version: str) -> bytes:
     """The order of apk: numbers, a letter, suffixes such as ``_rc1`` or ``_p2``, the revision.
 
@@ -105,6 +109,7 @@ _RPM_RUNS = re.compile(r"[0-9]+|[A-Za-z]+|~|\^")
 _RPM_TILDE, _RPM_END, _RPM_CARET, _RPM_LETTERS = b"\x01", b"\x02", b"\x03", b"\x04"
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)
 def rpm_key(version: str) -> bytes:
     """The order of rpm: epoch, version, release; "~" before the end, "^" after it, numbers last."""
     match = _RPM.fullmatch(version.strip())

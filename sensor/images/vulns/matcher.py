@@ -14,15 +14,15 @@ from sensor.images.vulns.finding import Finding, sorted_findings
 from sensor.images.vulns.severity import Severity
 from sensor.images.vulns.store import VulnStore
 
-# CROSS JOIN keeps SQLite to the order that is written: package, its ranges, what they belong to.
+_PACKAGE = "SELECT id FROM package WHERE ecosystem = ? AND name = ?"
+# CROSS JOIN keeps SQLite to the order that is written: ranges of the package, what they belong to.
 _RANGES = """
-SELECT a.package, a.fixed, a.status, a.severity, v.name, v.cves, v.aliases, v.published, v.score,
+SELECT a.fixed, a.status, a.severity, v.name, v.cves, v.aliases, v.published, v.score,
     v.vector, v.summary, v.is_errata, f.name, f.kind
-FROM package p
-CROSS JOIN affected a ON a.package = p.id
+FROM affected a
 CROSS JOIN advisory v ON v.id = a.advisory
 CROSS JOIN feed f ON f.id = v.feed
-WHERE p.ecosystem = ? AND p.name = ? AND a.high > ? AND a.low <= ?
+WHERE a.package = ? AND a.high > ? AND a.low <= ?
 """
 _CLEARED = """
 SELECT v.name, v.cves, f.kind FROM affected a CROSS JOIN advisory v ON v.id = a.advisory
@@ -130,15 +130,17 @@ class Matcher:
             return self._facts(cve)
 
     def _ask(self, ecosystem: str, name: str, version: str) -> tuple[Finding, ...]:
+        known = self._store.db.execute(_PACKAGE, (ecosystem, name)).fetchone()
         key_function = key_of(ecosystem)
-        assert key_function is not None
+        if known is None or key_function is None:
+            return ()
         key = key_function(version)
-        rows = self._store.db.execute(_RANGES, (ecosystem, name, key, key)).fetchall()
+        rows = self._store.db.execute(_RANGES, (*known, key, key)).fetchall()
         if not rows:
             return ()
         hits: dict[str, list[_Hit]] = {}
         for row in rows:
-            _, fixed, status, severity, advisory, cves, aliases, *rest = row
+            fixed, status, severity, advisory, cves, aliases, *rest = row
             if _MODULE in fixed and _MODULE not in version:
                 continue  # a stream of modules that this package is not of
             *about, feed, kind = rest
@@ -149,7 +151,7 @@ class Matcher:
             )  # fmt: skip
             for name_of_it in cves.split() or (min(advisory, *hit.aliases, advisory),):
                 hits.setdefault(name_of_it, []).append(hit)
-        cleared = self._cleared(rows[0][0])
+        cleared = self._cleared(known[0])
         return tuple(
             self._finding(id_, ecosystem, name, version, found)
             for id_, found in hits.items()

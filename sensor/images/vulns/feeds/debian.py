@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ _NODSA = {"ignored": Status.IGNORED, "postponed": Status.POSTPONED}
 _LINE_MAX = 1 << 16
 _HEADER = re.compile(r"\[(\d{1,2} \w{3} \d{4})\] (D[SL]A-\S+)(?: +(.*))?")
 _FIX = re.compile(r"\s+\[(\S+)\] +- +(\S+) +(\S+)")
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _MARKS = {
     "<not-affected>": Status.NOT_AFFECTED, "<unfixed>": Status.OPEN,
     "<end-of-life>": Status.END_OF_LIFE, "<ignored>": Status.IGNORED,
@@ -159,11 +160,9 @@ def _list_entry(block: list[str], first: int) -> Iterator[Record]:
         yield Problem(f"line {first}", "expected [DAY MONTH YEAR] DSA-NUMBER PACKAGE")
         return
     date, name, summary = match.groups()
-    try:
-        published = datetime.strptime(date, "%d %b %Y").date().isoformat()  # noqa: DTZ007 - a day
-    except ValueError:
+    published = _day(date)
+    if not published:
         yield Problem(f"line {first}", f"date {date!r}: expected such as 29 Mar 2023")
-        published = ""
     cves: tuple[str, ...] = ()
     affected = []
     for i, line in enumerate(block[1:], first + 1):
@@ -179,6 +178,15 @@ def _list_entry(block: list[str], first: int) -> Iterator[Record]:
         yield Advisory(
             name, tuple(affected), cves, published=published, summary=summary or "", is_errata=True
         )
+
+
+def _day(text: str) -> str:
+    """An ISO date from ``29 Mar 2023``; "" when it is none. Whatever the locale is."""
+    day, month, year = text.split()
+    try:
+        return dt.date(int(year), _MONTHS.index(month) + 1, int(day)).isoformat()
+    except ValueError:
+        return ""
 
 
 def _list_fix(codename: str, package: str, version: str) -> Affected:

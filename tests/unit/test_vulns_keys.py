@@ -128,6 +128,8 @@ def test_maven(left: str, right: str) -> None:
         (apk_key, "1.0_alpha 1.0_alpha2 1.0_beta 1.0_pre1 1.0_rc1 1.0-r0 1.0-r1 1.0_cvs1"),
         (apk_key, "1.0_svn1 1.0_git20200101 1.0_p1 1.0_p10 1.0a 1.0b 1.0.1"),
         (apk_key, "0.05 0.06 0.1 1 1.001 1.01 1.05 1.1 1.9 1.10"),
+        (apk_key, "1.0.0 02.08.01b 2.10.1 006 013 014-r1 087-r1 103 021109-r3 20060512"),
+        (apk_key, "0.1.0_alpha_pre2 0.1.0_alpha 0.1.0 1.0_pre20191002222144 1.0_pre20210530193627"),
         # From rpm's tests/rpmvercmp.at.
         (rpm_key, "1.0~rc1-1 1.0~rc1^git1-1 1.0-1 1.0^20160101-1 1.0^20160102-1 1.0.a-1"),
         (rpm_key, "1.0.a-1 1.0.1-1 1.1-1 1:0.9-1"),
@@ -137,6 +139,9 @@ def test_maven(left: str, right: str) -> None:
         (semver_key, "1.0.0-beta.2 1.0.0-beta.11 1.0.0-rc.1 1.0.0 1.0.1"),
         (go_key, "v0.0.0-20190101000000-aaaaaaaaaaaa v0.0.0-20200101000000-000000000000 v0.0.1"),
         (go_key, "go1.21beta1 go1.21rc1 go1.21 go1.21.1 1.22rc1 v2.0.0+incompatible"),
+        # From Maven's own tests: MNG-5568, MNG-6572.
+        (maven_key, "6.1.0rc3 6.1.0 6.1H.5-beta 20190126.230843 123456789012345.1H.5-beta"),
+        (maven_key, "1.0-alpha-1-SNAPSHOT 1.0-alpha-1 1.0-SNAPSHOT 1.0 1.0-1 1.0.1-klm 1.0.1-lmn"),
         (maven_key, "1-alpha-1 1-alpha2 1-beta 1-milestone 1-rc1 1-snapshot 1 1-sp 1-abc 1-1 1.1"),
         (gem_key, "1.0.a 1.0.a.2 1.0.b1 1.0 1.0.1 1.1"),
         (nuget_key, "1.0.0-ALPHA 1.0.0-beta 1.0.0 1.0.0.1 1.0.1"),
@@ -158,6 +163,9 @@ def test_known_orders(key: Key, ordered: str) -> None:
         (semver_key, "1 1.0 v1.0.0 1.0.0+build"),
         (maven_key, "1 1.0 1.0.0 1-ga 1.0-FINAL 1.Release"),
         (maven_key, "1-a1 1-alpha-1 1.0-alpha-1"),
+        (maven_key, "1-1.foo-bar-1-baz-0.1 1-1.foo-bar1baz-.1"),
+        (maven_key, "1x 1-x 1.0.0-x 1.0.0-x.0.0"),
+        (maven_key, "1-1 1-ga-1"),
         (gem_key, "1 1.0 1.0.0"),
         (nuget_key, "1.0 1.0.0.0"),
     ],

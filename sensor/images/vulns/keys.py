@@ -81,15 +81,15 @@ _APK_NO_SUFFIX = b"\x05"
 def apk_key(version: str) -> bytes:
     """The order of apk: numbers, a letter, suffixes such as ``_rc1`` or ``_p2``, the revision.
 
-    A number with a leading zero is compared as if it stood behind a decimal point: 1.05 < 1.1.
+    A later number with a leading zero is compared as if it stood behind a decimal point: 1.05 < 1.1.
     """
     match = _APK.fullmatch(version.strip())
     if match is None:
         raise ValueError("not an Alpine version")
     numbers, letter, suffixes, commit, revision = match.groups()
     out = bytearray()
-    for part in numbers.split("."):
-        if part.startswith("0"):
+    for i, part in enumerate(numbers.split(".")):
+        if i and part.startswith("0"):
             out += b"\x08" + part.rstrip("0").encode("ascii") + b"\0"
         else:
             out += number(part)

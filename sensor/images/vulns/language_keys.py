@@ -80,6 +80,8 @@ def pep440_key(version: str) -> bytes:
 
 
 _GEM = re.compile(r"[0-9]+(?:\.[0-9A-Za-z]+)*(?:-[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?")
+# What ends is compared as if it went on with zeros. No gem has more of them in a row.
+_GEM_ZERO, _GEM_ZEROS = b"\x02", 16
 _GEM_RUNS = re.compile(r"[0-9]+|[A-Za-z]+")
 
 
@@ -93,8 +95,11 @@ def gem_key(version: str) -> bytes:
     kept = _without_zeros(runs[:first_text]) + _without_zeros(runs[first_text:])
     out = bytearray()
     for run in kept:
-        out += number(run) if run.isdigit() else b"\x01" + run.encode("ascii") + b"\0"
-    return bytes(out) + b"\x02"
+        if not run.isdigit():
+            out += b"\x01" + run.encode("ascii") + b"\0"
+        else:
+            out += number(run) if run.strip("0") else _GEM_ZERO
+    return bytes(out) + _GEM_ZERO * _GEM_ZEROS
 
 
 def _without_zeros(runs: list[str]) -> list[str]:
@@ -139,6 +144,11 @@ class _List:
 
     items: list[str | _List] = field(default_factory=list)
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether it begins with a word for "as released"."""
+        return self.items[0] in _MAVEN_NOTHING
+
 
 def maven_key(version: str) -> bytes:
     """Maven's order (ComparableVersion).
@@ -173,7 +183,7 @@ def maven_key(version: str) -> bytes:
 
 def _maven_list(items: _List) -> bytes:
     kept: list[bytes] = []
-    is_nothing_next = True  # the end, or a text: zeros before it do not count
+    is_nothing_next = True  # the end, a text or a list: zeros before it do not count
     for item in reversed(items.items):
         if isinstance(item, str) and item.isdigit():
             if not item.strip("0") and is_nothing_next:
@@ -193,7 +203,9 @@ def _maven_list(items: _List) -> bytes:
                 continue
             before = inner < _MAVEN_END
             kept.append((_MAVEN_LIST_BEFORE if before else _MAVEN_LIST) + inner)
-            is_nothing_next = inner[0] < 0x10
+            is_nothing_next = True
+    if len(kept) == 1 and kept[0][:1] in (_MAVEN_LIST, _MAVEN_LIST_BEFORE) and items.says_nothing:
+        return kept[0][1:]  # 1-ga-1 is 1-1
     return b"".join(reversed(kept)) + _MAVEN_END
 
 

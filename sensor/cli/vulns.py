@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import sys
 import time
-from collections import Counter
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sensor.audits.formats import escape, when
-from sensor.cli.images_reading import Wanted, about_an_image, inventory_of
 from sensor.cli.output import duration, emit, emit_json, emit_lines, emit_table, output_option
+from sensor.cli.vulns_match import match, open_store
 from sensor.errors import BadInputError, DownloadError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from sensor.images.vulns.finding import Finding
-    from sensor.images.vulns.judge import Decision
     from sensor.images.vulns.store import Feed, VulnStore
 
 _SOURCES = Path("/etc/rote/vulns.yaml")
 _FEEDS = ("feed", "kind", "records", "skipped", "age", "state", "source")
-_FINDINGS = ("id", "severity", "score", "vendor", "package", "version", "fixed", "remarks")
 _AFFECTED = ("ecosystem", "package", "fixed", "status", "severity", "advisory", "feed")
 _config_option = click.option(
     "--config",
@@ -45,12 +39,6 @@ def vulns() -> None:
     Feeds are configured in /etc/rote/vulns.yaml; docs/vulnerabilities.md explains it. No daemon is
     needed.
     """
-
-
-def _open(context: Any) -> VulnStore:
-    from sensor.images.vulns.store import VulnStore
-
-    return VulnStore(context.state_dir / "vulns.db")
 
 
 @vulns.command()
@@ -76,7 +64,7 @@ def update(context: Any, /, feeds: tuple[str, ...], config: Path, output: str) -
         )
     chosen = select(sources, feeds)
     rows, failed = [], []
-    with closing(_open(context)) as store:
+    with closing(open_store(context)) as store:
         progress = _progress()
         for outcome in update_feeds(
             store, sources, chosen, progress=progress, received=_received()
@@ -134,7 +122,7 @@ def import_(context: Any, /, files: tuple[Path, ...], **options: str) -> None:
     if options["feed"] and len(files) > 1:
         raise UsageError(f"--feed {options['feed']}: expected one file with it; got {len(files)}")
     failed: list[str] = []
-    with closing(_open(context)) as store:
+    with closing(open_store(context)) as store:
         for file in files:
             try:
                 _import_one(store, file, options)
@@ -218,7 +206,7 @@ def _clear(progress: object) -> None:
 @click.pass_obj
 def status(context: Any, /, problems: str | None, output: str) -> None:
     """Show the feeds: how old each is, how much is in it, what went wrong."""
-    with closing(_open(context)) as store:
+    with closing(open_store(context)) as store:
         if problems is not None:
             if store.feed(problems) is None:
                 names = ", ".join(feed.name for feed in store.feeds()) or "none"
@@ -271,7 +259,7 @@ def _feed_row(feed: Feed, now: int) -> dict[str, Any]:
 @click.pass_obj
 def remove(context: Any, /, feed: str) -> None:
     """Forget a FEED and all it said."""
-    with closing(_open(context)) as store, store.importing():
+    with closing(open_store(context)) as store, store.importing():
         store.remove_feed(feed)
     click.echo(f"{feed}: removed")
 
@@ -287,7 +275,7 @@ def show(context: Any, /, cve: str, output: str) -> None:
     """
     from sensor.images.vulns.known import known_of
 
-    with closing(_open(context)) as store:
+    with closing(open_store(context)) as store:
         found = known_of(store, cve)
     if found is None:
         raise UsageError(f"{cve}: no feed knows it; see: rote vulns status")
@@ -307,118 +295,4 @@ def show(context: Any, /, cve: str, output: str) -> None:
         )
 
 
-@vulns.command()
-@about_an_image
-@click.option("--rules", type=click.Path(path_type=Path), help="Judge by these rule files.")
-@click.option("--rule", default="", help="Which of the rules; by default the first.")
-@click.option("--fixed", is_flag=True, help="Only what there is a fix for.")
-@click.option("--own", is_flag=True, help="Match the packages, even where a report is kept.")
-@output_option
-@click.pass_context
-def match(click_context: click.Context, /, wanted: Wanted, **options: Any) -> None:
-    """List the vulnerabilities of WHAT, the worst first.
-
-    WHAT is an archive or a directory, the name or id of an image that Docker or Podman has, an SBOM
-    (CycloneDX), or a report of Trivy or Grype. Where a report of the image was imported, it
-    counts in place of an own scan.
-
-    With --rules it also says what a rule makes of them, and exits with 1 when that is to block.
-
-    \b
-    Examples:
-      rote vulns match nginx:1.25 --fixed
-      rote vulns match app.cdx.json
-      rote vulns match app.tar --rules /etc/rote/rules.d --rule production
-    """
-    context = click_context.obj
-    with closing(_open(context)) as store:
-        findings, notes = _findings(context, store, wanted, own=options["own"])
-    for note in notes:
-        click.echo(f"rote: {escape(note)}", err=True)
-    findings = [finding for finding in findings if finding.fixed or not options["fixed"]]
-    rules = options["rules"]
-    decision = _decide(findings, rules, options["rule"]) if rules is not None else None
-    _show_findings(findings, decision, options["output"])
-    if decision is not None and decision.action == "block":
-        click_context.exit(1)
-
-
-def _findings(
-    context: Any, /, store: VulnStore, wanted: Wanted, *, own: bool
-) -> tuple[Sequence[Finding], list[str]]:
-    """What is found, and what a person should know of how."""
-    from sensor.images.vulns.feeds.kinds import REPORTS, kind_of
-    from sensor.images.vulns.matcher import Matcher
-    from sensor.images.vulns.reports import is_sbom, kept_report, read_report, with_facts
-
-    file = Path(wanted.what) if wanted.what else None
-    if file is not None and file.suffix == ".json" and file.is_file():
-        if is_sbom(file):
-            wanted = replace(wanted, what="", sbom=file)
-        elif kind_of(file) in REPORTS:
-            report = with_facts(store, read_report(file))
-            return report.findings, [f"{file}: {text}" for text in report.skipped]
-    inventory = inventory_of(context, wanted)
-    notes = [f"not read: {warning}" for warning in inventory.warnings]
-    if not own and (kept := kept_report(store, inventory.image_id)):
-        made = f", made {kept.created}" if kept.created else ""
-        return kept.findings, [*notes, f"by the report of {kept.tool} that was imported{made}"]
-    found = Matcher(store).match(inventory)
-    reasons = Counter(why for _, why in found.unmatched)
-    notes += [f"{count} packages not matched: {why}" for why, count in reasons.items()]
-    if not store.feeds():
-        notes.append("there are no feeds; see: rote vulns update, rote vulns import")
-    return found.findings, notes
-
-
-def _decide(findings: Sequence[Finding], path: Path, name: str) -> Decision:
-    from sensor.images.vulns.judge import judge
-    from sensor.rules.files import read_rules
-    from sensor.rules.vulnerability import vulnerability_rules
-
-    found = vulnerability_rules(read_rules(path))
-    chosen = next((rule for rule in found if not name or rule.name == name), None)
-    if chosen is None:
-        names = ", ".join(repr(rule.name) for rule in found) or "none"
-        what = f"rule {name!r}: there is none" if name else "no rule"
-        raise UsageError(f"{path}: {what} of kind vulnerability; expected one of: {names}")
-    return judge(findings, chosen, dt.datetime.now(dt.UTC).date())
-
-
-def _show_findings(findings: Sequence[Finding], decision: Decision | None, output: str) -> None:
-    judged = {j.finding: j for j in decision.judgements} if decision else {}
-    ordered = [j.finding for j in decision.judgements] if decision else findings
-    rows = []
-    for finding in ordered:
-        row = finding.to_json()
-        if judgement := judged.get(finding):
-            row |= {"action": str(judgement.action), "reasons": list(judgement.reasons)}
-        rows.append(row)
-    columns = ("action", *_FINDINGS, "why") if decision else _FINDINGS
-    emit(output, rows, columns, cells=_cells, empty="no vulnerabilities are known")
-    if output == "table" and rows:
-        counts = Counter(row["severity"] for row in rows)
-        listed = ", ".join(
-            f"{counts[word]} {word}"
-            for word in ("critical", "high", "medium", "low", "negligible", "unknown")
-            if counts[word]
-        )
-        click.echo(f"\n{len(rows)} vulnerabilities: {listed}")
-    if decision is not None and output == "table":
-        click.echo(escape(decision.message) or f"rule {decision.rule!r}: nothing counts")
-
-
-def _cells(row: Any) -> list[str]:
-    remarks = [] if row["status"] in ("fixed", "open") else [row["status"]]
-    if row["exploited"]:
-        remarks.append(f"exploited since {row['exploited']}")
-    if row["epss"] is not None:
-        remarks.append(f"EPSS {row['epss']:.2f}")
-    cells = [
-        row["id"], row["severity"], "-" if row["score"] is None else f"{row['score']:.1f}",
-        "-" if row["vendor_severity"] == "unknown" else row["vendor_severity"], row["package"],
-        row["version"], row["fixed"] or "-", ", ".join(remarks),
-    ]  # fmt: skip
-    if "action" in row:
-        cells = [row["action"], *cells, "; ".join(row["reasons"])]
-    return [escape(cell) for cell in cells]
+vulns.add_command(match)

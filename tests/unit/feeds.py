@@ -202,9 +202,9 @@ class Host:
         self.directory = directory
         self.store = VulnStore(directory / "vulns.db")
 
-    def put(self, content: bytes | str, name: str = "feed", **options: Any) -> Imported:
+    def put(self, content: bytes | str, file: str = "feed", **options: Any) -> Imported:
         """Import a feed that holds this."""
-        path = self.directory / name
+        path = self.directory / file
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return import_feed(self.store, path, **options)
 

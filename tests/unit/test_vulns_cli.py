@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import orjson
@@ -10,9 +11,18 @@ from click.testing import CliRunner, Result
 
 from sensor.cli.main import rote
 from sensor.errors import BadInputError, DownloadError, RoteError, UsageError
+from sensor.images.cyclonedx import write_cyclonedx
+from sensor.images.package import Inventory
+from sensor.images.vulns.finding import Finding
+from sensor.images.vulns.reports import Report, keep_report
+from sensor.images.vulns.store import VulnStore
+from sensor.models.model import ModelState
+from sensor.models.store import ModelStore
 from tests.unit import feeds
+from tests.unit.builders import IMAGE
 from tests.unit.feeds import as_json
 from tests.unit.test_vulns_match import TRIVY
+from tests.unit.test_vulns_rules import model
 
 SBOM = {
     "bomFormat": "CycloneDX", "specVersion": "1.5", "components": [
@@ -109,6 +119,26 @@ def test_reports_in_place_of_an_own_scan(commands: Commands) -> None:
     assert "report of trivy on shop:1 (sha256:c2c0): 3 vulnerabilities" in imported.stdout
     said = commands.said(BadInputError, "import", "--image", "sha256:beef", report)
     assert "expected sha256:beef" in said
+
+
+def test_what_the_models_know_is_shown(commands: Commands) -> None:
+    """Packages whose programs run, by the models of the image on this host."""
+    state = commands.directory / "state"
+    state.mkdir()
+    with closing(ModelStore(state / "models.db")) as models:
+        models.add(model(ModelState.ACTIVE, "/usr/bin/bash"))
+    findings = tuple(
+        Finding(f"CVE-2020-{i}000", "Debian:10", f"p{i}", "1", files=files)
+        for i, files in enumerate([("/usr/bin/idn2",), ("/bin/bash",), ()], 1)
+    )
+    with closing(VulnStore(state / "vulns.db")) as store:
+        keep_report(store, Report(IMAGE.id, "shop:1", "trivy", "", findings))
+    sbom = commands.file("app.cdx.json", write_cyclonedx(Inventory(IMAGE.id, None, ())))
+    found = commands("match", sbom, "-o", "json")
+    assert "by the report of trivy" in found.stderr
+    assert {row["id"]: row["in_use"] for row in orjson.loads(found.stdout)} == {
+        "CVE-2020-1000": False, "CVE-2020-2000": True, "CVE-2020-3000": None,
+    }  # fmt: skip
 
 
 def test_bad_files_do_not_stop_good_ones(commands: Commands) -> None:

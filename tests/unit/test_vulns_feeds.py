@@ -179,6 +179,15 @@ def test_alpine_as_it_once_was_and_wolfi(host: Host) -> None:
     assert (finding.id, finding.fixed) == ("CVE-2023-38545", "8.4.0-r0")
 
 
+def test_whose_packages_they_are_may_stand_behind_them(host: Host) -> None:
+    """Order means nothing in JSON."""
+    behind = {"packages": feeds.SECDB["packages"], "distroversion": "edge", "reponame": "testing"}
+    host.put(as_json(behind), "main.json", name="edge", kind="secdb")
+    edge = Distribution("alpine", "3.21.0_alpha20240923")
+    (finding,) = host.match([Package("apk", "musl", "1.1.20-r4")], edge)
+    assert finding.ecosystem == "Alpine:edge"
+
+
 def test_osv(host: Host) -> None:
     """Several intervals in a record, errata of a distribution, YAML, severities."""
     host.put(SAMPLES["osv"][1], "all.zip")

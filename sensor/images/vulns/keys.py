@@ -81,7 +81,7 @@ _APK_NO_SUFFIX = b"\x05"
 def apk_key(version: str) -> bytes:
     """The order of apk: numbers, a letter, suffixes such as ``_rc1`` or ``_p2``, the revision.
 
-    A later number with a leading zero is compared as if it stood behind a decimal point: 1.05 < 1.1.
+    A later number with a leading zero counts as if behind a decimal point: 1.05 < 1.1.
     """
     match = _APK.fullmatch(version.strip())
     if match is None:

@@ -14,7 +14,7 @@ from sensor.errors import FeedError
 from sensor.images.package import OF_DISTRIBUTION, Distribution
 from sensor.images.vulns.advisory import Status, find_cves
 from sensor.images.vulns.ecosystems import of_distribution, of_purl_type
-from sensor.images.vulns.feeds.files import RECORD_MAX, head_of, open_feed
+from sensor.images.vulns.feeds.files import head_of, read_whole
 from sensor.images.vulns.feeds.kinds import kind_of
 from sensor.images.vulns.finding import Finding, finding_from_json, sorted_findings
 from sensor.images.vulns.matcher import Matcher
@@ -65,10 +65,8 @@ def read_report(path: Path, *, image_id: str = "") -> Report:
     kind = kind_of(path)
     if kind not in ("trivy", "grype"):
         raise FeedError(f"{path}: looks like {kind}; expected a JSON report of Trivy or Grype")
-    with open_feed(path)[1] as reader:
-        data = reader.read(RECORD_MAX + 1)
     try:
-        value = orjson.loads(data)
+        value = orjson.loads(read_whole(path))
     except orjson.JSONDecodeError as error:
         raise FeedError(
             f"{path}: line {error.lineno}: not JSON: {error.msg}; expected a whole report"
@@ -261,6 +259,7 @@ def keep_report(store: VulnStore, report: Report) -> None:
             (report.image_id, report.reference, report.tool, report.created, time.time_ns(),
              content),
         )  # fmt: skip
+        store.db.execute("UPDATE generation SET number = number + 1")
 
 
 def kept_report(store: VulnStore, image_id: str) -> Report | None:

@@ -22,7 +22,7 @@ from sensor.images.vulns.advisory import (
     until,
 )
 from sensor.images.vulns.ecosystems import CODENAMES
-from sensor.images.vulns.feeds.files import open_feed
+from sensor.images.vulns.feeds.files import json_errors, open_feed
 from sensor.images.vulns.keys import ALWAYS, after, deb_key
 from sensor.images.vulns.severity import Severity, severity_of_word
 
@@ -56,21 +56,12 @@ def read_tracker(path: Path, release: str, skip: int) -> Iterator[list[Record]]:
         FeedError: it is no JSON, or ends in the middle.
     """
     stream, reader = open_feed(path)
-    with reader:
-        for i, (package, content) in enumerate(_json_items(path, reader)):
+    with reader, json_errors(path, "expected source packages with their CVEs"):
+        items = ijson.kvitems(reader, "", use_float=True)
+        for i, (package, content) in enumerate(items):
             stream.mark()
             if i >= skip:
                 yield list(_tracker_package(package, content))
-
-
-def _json_items(path: Path, reader: Any) -> Iterator[tuple[str, Any]]:
-    try:
-        yield from ijson.kvitems(reader, "", use_float=True)
-    except (ijson.JSONError, UnicodeDecodeError) as error:
-        said = str(error).splitlines()[0]
-        raise FeedError(
-            f"{path}: not JSON, or not to its end: {said}; expected source packages with their CVEs"
-        ) from error
 
 
 def _tracker_package(package: str, content: Any) -> Iterator[Record]:

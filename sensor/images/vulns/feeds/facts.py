@@ -18,7 +18,7 @@ from sensor.images.vulns.advisory import (
     Record,
     find_cves,
 )
-from sensor.images.vulns.feeds.files import RECORD_MAX, open_feed
+from sensor.images.vulns.feeds.files import json_errors, open_feed, read_whole
 
 # Where NVD keeps scores, those first that are believed first.
 _METRICS = ("cvssMetricV31", "cvssMetricV30", "cvssMetricV40", "cvssMetricV2")
@@ -36,18 +36,12 @@ def read_nvd(path: Path, release: str, skip: int) -> Iterator[list[Record]]:  # 
         FeedError: it is no JSON, or ends in the middle.
     """
     stream, reader = open_feed(path)
-    with reader:
-        try:
-            items = ijson.items(reader, "vulnerabilities.item", use_float=True)
-            for i, item in enumerate(items):
-                stream.mark()
-                if i >= skip:
-                    yield [_cve(item, f"vulnerabilities[{i}]")]
-        except (ijson.JSONError, UnicodeDecodeError) as error:
-            said = str(error).splitlines()[0]
-            raise FeedError(
-                f"{path}: not JSON, or not to its end: {said}; expected NVD's feed of version 2.0"
-            ) from error
+    with reader, json_errors(path, "expected NVD's feed of version 2.0"):
+        items = ijson.items(reader, "vulnerabilities.item", use_float=True)
+        for i, item in enumerate(items):
+            stream.mark()
+            if i >= skip:
+                yield [_cve(item, f"vulnerabilities[{i}]")]
 
 
 def _cve(item: Any, place: str) -> Record:
@@ -98,10 +92,8 @@ def read_kev(path: Path, release: str, skip: int) -> Iterator[list[Record]]:  # 
     Raises:
         FeedError: it is no JSON, or not the catalogue.
     """
-    with open_feed(path)[1] as reader:
-        data = reader.read(RECORD_MAX + 1)
     try:
-        value = orjson.loads(data)
+        value = orjson.loads(read_whole(path))
     except orjson.JSONDecodeError as error:
         raise FeedError(
             f"{path}: line {error.lineno}: not JSON: {error.msg}; expected the whole catalogue"

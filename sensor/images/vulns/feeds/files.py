@@ -14,12 +14,16 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
+
+import ijson
 
 from sensor.errors import FeedError
 
 RECORD_MAX = 32 << 20  # bytes of one record; the largest genuine ones have some 2 MB
+WHOLE_MAX = 128 << 20  # of files that are read as a whole: reports, KEV, single records
 _EXPANDED_MAX = 16 << 30
 _RATIO_MAX = 200  # genuine feeds shrink to a fifth or a thirtieth
 _RATIO_FREE = 64 << 20  # below this, any ratio will do
@@ -140,23 +144,26 @@ class FeedStream(io.RawIOBase):
         return bool(getattr(self._unpack, "needs_input", True))
 
 
-class _errors:  # noqa: N801 - used as a word, like contextlib's
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
     """What goes wrong while a file is read, as one line."""
+    try:
+        yield
+    except (zlib.error, lzma.LZMAError, EOFError) as error:
+        raise FeedError(f"{path}: damaged: {error}; expected a file as it was packed") from error
+    except OSError as error:
+        reason = error.strerror or f"damaged: {error}"
+        raise FeedError(f"{path}: {reason}; expected a readable file") from error
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (zlib.error, lzma.LZMAError, EOFError)):
-            raise FeedError(
-                f"{self._path}: damaged: {error}; expected a file as it was packed"
-            ) from error
-        if isinstance(error, OSError) and not isinstance(error, FeedError):
-            reason = error.strerror or f"damaged: {error}"
-            raise FeedError(f"{self._path}: {reason}; expected a readable file") from error
+@contextmanager
+def json_errors(path: Path, expected: str) -> Iterator[None]:
+    """What the reader of JSON streams says, as one line."""
+    try:
+        yield
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        said = str(error).splitlines()[0]
+        raise FeedError(f"{path}: not JSON, or not to its end: {said}; {expected}") from error
 
 
 def open_feed(path: Path) -> tuple[FeedStream, io.BufferedReader]:
@@ -167,6 +174,25 @@ def open_feed(path: Path) -> tuple[FeedStream, io.BufferedReader]:
     """
     stream = FeedStream(path)
     return stream, io.BufferedReader(stream, _CHUNK)
+
+
+def read_whole(path: Path) -> bytes:
+    """What a file holds that is read as a whole.
+
+    Raises:
+        FeedError: it cannot be read, or is larger than any such file.
+    """
+    stream, reader = open_feed(path)
+    parts = []
+    with reader:
+        while data := reader.read(1 << 20):
+            parts.append(data)
+            stream.mark()
+            if stream.expanded > WHOLE_MAX:
+                raise FeedError(
+                    f"{path}: more than {WHOLE_MAX >> 20} MiB; expected at most that in one record"
+                )
+    return b"".join(parts)
 
 
 def head_of(path: Path) -> bytes:

@@ -21,6 +21,7 @@ from sensor.images.vulns.feeds.files import (
     files_below,
     head_of,
     open_feed,
+    read_whole,
     zip_members,
 )
 from sensor.images.vulns.keys import ALWAYS, after
@@ -76,8 +77,7 @@ def _members(path: Path, skip: int) -> Iterator[tuple[str, bytes | str]]:
     elif head[257:262] == b"ustar":
         yield from _tar_members(path, skip)
     elif skip == 0:
-        with open_feed(path)[1] as reader:
-            yield path.name, reader.read(RECORD_MAX + 1)
+        yield path.name, read_whole(path)
 
 
 def _tar_members(path: Path, skip: int) -> Iterator[tuple[str, bytes | str]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
+import ijson
 
 from sensor.errors import FeedError, YamlFileError
 from sensor.images.vulns.advisory import (
@@ -19,10 +19,14 @@ from sensor.images.vulns.advisory import (
     unfixed,
     until,
 )
-from sensor.images.vulns.feeds.files import RECORD_MAX, open_feed
+from sensor.images.vulns.feeds.files import head_of, json_errors, open_feed, read_whole
 from sensor.images.vulns.keys import apk_key
 from sensor.yamlfiles import parse_yaml
 
+_EXPECTED = (
+    "no 'distroversion' or no 'packages'; expected a security database of Alpine, Wolfi or "
+    "Chainguard"
+)
 _RELEASE = re.compile(r"v?(\d+\.\d+)|edge")
 # A CVE however it is written, or another kind of identifier.
 _ID = re.compile(r"CVE[-_ ]\d{4}[-_ ]\d{4,19}|[A-Za-z][\w.]*-[\w.-]+", re.IGNORECASE)
@@ -32,40 +36,59 @@ def read_secdb(path: Path, release: str, skip: int) -> Iterator[list[Record]]:
     """Read a database, a package at a time.
 
     Args:
-        path: the file; of some megabytes.
+        path: the file.
         release: instead of what the file says it is about, such as ``v3.20``.
         skip: so many packages are passed over.
 
     Raises:
         FeedError: it is neither JSON nor YAML, or does not look like one.
     """
-    with open_feed(path)[1] as reader:
-        data = reader.read(RECORD_MAX + 1)
-    value = _parse(path, data)
-    ecosystem = ecosystem_of(value, release)
-    packages = value.get("packages")
-    if not ecosystem or not isinstance(packages, list):
-        raise FeedError(
-            f"{path}: no 'distroversion' or no 'packages'; expected a security database of Alpine, "
-            "Wolfi or Chainguard"
-        )
-    for i, entry in enumerate(packages):
-        if i >= skip:
-            yield list(_package(ecosystem, f"packages[{i}]", entry))
-
-
-def _parse(path: Path, data: bytes) -> dict[str, Any]:
+    if head_of(path).lstrip()[:1] == b"{":
+        yield from _read_json(path, release, skip)
+        return
     try:
-        value = orjson.loads(data) if data.lstrip()[:1] == b"{" else parse_yaml(data, path).value
-    except orjson.JSONDecodeError as error:
-        raise FeedError(
-            f"{path}: line {error.lineno}: not JSON: {error.msg}; expected a whole file"
-        ) from error
+        value = parse_yaml(read_whole(path), path).value
     except YamlFileError as error:
         raise FeedError(f"{error}; expected a security database") from error
-    if not isinstance(value, dict):
-        raise FeedError(f"{path}: expected a map with 'packages'")
-    return value
+    ecosystem = ecosystem_of(value, release) if isinstance(value, dict) else ""
+    packages = value.get("packages") if ecosystem else None
+    if not isinstance(packages, list):
+        raise FeedError(f"{path}: {_EXPECTED}")
+    yield from _packages(ecosystem, packages, skip)
+
+
+def _read_json(path: Path, release: str, skip: int) -> Iterator[list[Record]]:
+    """A package at a time.
+
+    Whose packages they are may stand behind them, so that is looked for before.
+    """
+    about: dict[str, Any] = {}
+    stream, reader = open_feed(path)
+    with reader, json_errors(path, _EXPECTED):
+        for place, event, value in ijson.parse(reader):
+            stream.mark()
+            if event == "string" and place in ("distroversion", "urlprefix"):
+                about[place] = value
+                if ecosystem_of(about, release):
+                    break
+    ecosystem = ecosystem_of(about, release)
+    if not ecosystem:
+        raise FeedError(f"{path}: {_EXPECTED}")
+    stream, reader = open_feed(path)
+
+    def items() -> Iterator[Any]:
+        for item in ijson.items(reader, "packages.item"):
+            stream.mark()
+            yield item
+
+    with reader, json_errors(path, _EXPECTED):
+        yield from _packages(ecosystem, items(), skip)
+
+
+def _packages(ecosystem: str, entries: Iterable[Any], skip: int) -> Iterator[list[Record]]:
+    for i, entry in enumerate(entries):
+        if i >= skip:
+            yield list(_package(ecosystem, f"packages[{i}]", entry))
 
 
 def ecosystem_of(value: dict[str, Any], release: str = "") -> str:

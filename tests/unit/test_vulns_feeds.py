@@ -62,6 +62,7 @@ def test_every_kind_is_recognised_and_twice_is_once(host: Host, kind: str) -> No
     again = host.put(content, name, release="buster" if kind == "debsecan" else "")
     assert (again.feed, again.records, again.unchanged) == (done.feed, done.records, True)
     assert (host.everything(), host.store.generation) == (before, generation)
+    assert not list(host.directory.glob("*.stage*"))
     host.store.remove_feed(done.feed)
     assert not any(host.everything())
 
@@ -314,7 +315,7 @@ def test_a_feed_that_ends_in_the_middle_changes_nothing(host: Host, kind: str) -
         host.put(content[: len(content) * 2 // 3], name, kind=kind, release=release)
     assert "\n" not in str(caught.value)
     assert host.everything() == before
-    assert not list(host.directory.glob("*.stage"))
+    assert not list(host.directory.glob("*.stage*"))
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])

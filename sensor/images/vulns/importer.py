@@ -105,7 +105,7 @@ def import_feed(
             raise
         feed = store.add_feed(name, kind, source or str(path))
         store.merge(feed, file, digest=identity, records=stage.records, skipped=stage.skipped)
-        file.unlink(missing_ok=True)
+        stage.discard()
     return Imported(name, kind, stage.records, stage.skipped, resumed=resumed)
 
 

@@ -94,12 +94,19 @@ def inventory_of(context: Any, /, wanted: Wanted) -> Inventory:
     if not what:
         raise UsageError("name an archive, a directory or an image, or give --from-sbom")
     with opened_cache(context) as cache:
-        if Path(what).exists():
+        if _is_there(Path(what)):
             with open_image(Path(what), wanted.image) as files:
                 return _kept_or_read(files, cache, wanted.fresh)
         if cache is not None and cached and (found := _by_id(cache, what)):
             return found
         return asyncio.run(_of_engine(wanted, cache))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False  # too long for a name, say
 
 
 def _by_id(cache: InventoryCache, name: str) -> Inventory | None:
@@ -112,7 +119,7 @@ def _by_id(cache: InventoryCache, name: str) -> Inventory | None:
 
 
 async def _of_engine(wanted: Wanted, cache: InventoryCache | None) -> Inventory:
-    from sensor.images.sources import open_reference
+    from sensor.images.sources import image_details, open_details
 
     what = wanted.what
     engine = _engine(wanted.engine)
@@ -122,12 +129,12 @@ async def _of_engine(wanted: Wanted, cache: InventoryCache | None) -> Inventory:
             "archive, a directory, or the name or id of an image"
         )
     try:
+        details = await image_details(engine, what)
         if cache is not None and not wanted.fresh:
-            details = await engine.image_details(what)
-            found = cache.get(str(details["Id"])) if details is not None else None
+            found = cache.get(str(details["Id"]))
             if found is not None:
                 return found
-        with await open_reference(engine, what) as files:
+        with await open_details(engine, details, what) as files:
             return _kept_or_read(files, cache, wanted.fresh)
     finally:
         await engine.close()

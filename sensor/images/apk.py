@@ -5,6 +5,8 @@ Source: apk-tools' doc/apk.5 (P name, V version, A architecture, o origin, F dir
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from sensor.errors import ImageError
 from sensor.images.found import distro_qualifier, make_package
 from sensor.images.owners import Owners
@@ -12,10 +14,10 @@ from sensor.images.package import APK, Distribution, Package
 from sensor.images.tree import Tree
 
 _PLACES = ("lib/apk/db/installed", "usr/lib/apk/db/installed")
-_DATABASE_MAX = 128 << 20  # of 10,000 packages it has some 40 MB
+_DATABASE_MAX = 64 << 20  # of 10,000 packages it has some 40 MB
 
 
-def read_apk(tree: Tree, distribution: Distribution | None, owners: Owners) -> list[Package]:
+def read_apk(tree: Tree, distribution: Distribution | None, owners: Owners) -> Iterator[Package]:
     """The packages that apk has installed.
 
     Args:
@@ -23,7 +25,6 @@ def read_apk(tree: Tree, distribution: Distribution | None, owners: Owners) -> l
         distribution: for package URLs.
         owners: told of each package's files.
     """
-    packages: list[Package] = []
     seen: set[str] = set()
     for place in _PLACES:
         found = tree.file(place)
@@ -36,18 +37,18 @@ def read_apk(tree: Tree, distribution: Distribution | None, owners: Owners) -> l
         except ImageError as error:
             tree.omissions.add(location, error)
             continue
-        before = len(packages)
+        number = 0
         for paragraph in data.decode("utf-8", "surrogateescape").split("\n\n"):
             package = _package(paragraph, location, distribution, owners)
             if isinstance(package, Package):
-                packages.append(package)
+                number += 1
+                yield package
             elif package:
                 tree.omissions.add(location, package)
-        if len(packages) == before and data.strip():
+        if not number and data.strip():
             tree.omissions.add(location, "no package in it; expected apk's database")
         elif data and not data.endswith(b"\n"):
             tree.omissions.add(location, "ends in the middle of a line: the last package may lack")
-    return packages
 
 
 def _package(

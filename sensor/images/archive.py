@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import stat
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from sensor.images.tarlayer import TarLayer
 from sensor.images.tree import Tree
 from sensor.reading import NOATIME
 
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a named pipe would be waited for
 _JSON_MAX = 16 << 20  # of a manifest, index or config; real ones have some kilobytes
 _INDEXES_MAX = 8  # one within the other
 _LAYERS_MAX = 1024  # Docker allows 127
@@ -93,7 +95,7 @@ def _open(path: Path, name: str, stack: ExitStack) -> ImageFiles:
         layer = DirectoryLayer(path)
         stack.callback(layer.close)
         tree = Tree([layer], omissions)
-        if tree.find("oci-layout") is None or tree.find("index.json") is None:
+        if tree.file("oci-layout") is None or tree.file("index.json") is None:
             return ImageFiles(tree, source="root", reference=str(path), omissions=omissions)
     else:
         tree = Tree([_outer(path, scratch, omissions, stack)], omissions)
@@ -102,7 +104,7 @@ def _open(path: Path, name: str, stack: ExitStack) -> ImageFiles:
         return _docker(store, name)
     if store.has("index.json"):
         return _oci(store, name)
-    if tree.find("") is not None and any(tree.find(known) for known in _ROOT_NAMES):
+    if any(known in tree.directory("") for known in _ROOT_NAMES):
         return ImageFiles(tree, source="tar of a root", reference=str(path), omissions=omissions)
     damage = omissions.all()
     raise ImageError(
@@ -116,18 +118,20 @@ def _outer(path: Path, scratch: Scratch, omissions: Omissions, stack: ExitStack)
     """The archive that holds everything, unpacked first when it is compressed as a whole."""
     try:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | NOATIME)
+            fd = os.open(path, _READ | NOATIME)
         except PermissionError:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, _READ)
     except OSError as error:
         raise ImageError(
             f"{path}: {error.strerror}; expected an archive, a directory or the name of an image"
         ) from error
     stack.callback(os.close, fd)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise ImageError(f"{path}: is no ordinary file; expected an archive or a directory")
     content = Content(fd, 0, os.fstat(fd).st_size, owned=False)
     try:
         if how := compression(content):
-            content = scratch.put_rest(UnpackedSource(content, how), omissions, str(path))
+            content = scratch.put_rest(UnpackedSource(content, how, scratch), omissions, str(path))
         return TarLayer(content, "", scratch, omissions, str(path))
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error

@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 import msgpack
@@ -126,12 +126,12 @@ class InventoryCache:
         return found
 
     def put(self, inventory: Inventory) -> None:
-        """Keep an inventory; one without an image's id is not kept.
+        """Keep an inventory; one without an image's id, or that is not final, is not kept.
 
         Raises:
             StateError: the database cannot be written.
         """
-        if not inventory.image_id:
+        if not inventory.image_id or not inventory.final:
             return
         distribution = inventory.distribution
         with self._errors("write"):
@@ -213,11 +213,7 @@ class InventoryCache:
 def pack(inventory: Inventory) -> bytes:
     """An inventory as bytes."""
     facts = {
-        **{
-            name: getattr(inventory, name)
-            for name in ("image_id", "reference", "source", "layers", "files", "reader", "read_ns")
-        },
-        "seconds": inventory.seconds,
+        **{field.name: getattr(inventory, field.name) for field in fields(inventory)},
         "distribution": asdict(inventory.distribution) if inventory.distribution else None,
         "packages": [asdict(package) for package in inventory.packages],
         "warnings": [astuple(warning) for warning in inventory.warnings],

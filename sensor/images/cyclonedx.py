@@ -31,9 +31,10 @@ from sensor.images.package import (
 
 _VERSION = "1.5"
 _VERSIONS = ("1.2", "1.3", "1.4", "1.5", "1.6", "1.7")
-_FILE_MAX = 512 << 20
+_FILE_MAX = 128 << 20
 _DEPTH_MAX = 32  # components within components
 _PROPERTY = "rote:"
+_WARNING = "rote:warning:"
 _SOURCE_NAMES = ("rote:source:name", "aquasecurity:trivy:SrcName", "syft:metadata:source")
 _SOURCE_VERSIONS = (
     "rote:source:version", "aquasecurity:trivy:SrcVersion", "syft:metadata:sourceVersion",
@@ -80,7 +81,8 @@ def write_cyclonedx(inventory: Inventory) -> dict[str, Any]:
     }
     if inventory.warnings:
         document["metadata"]["properties"] = [
-            {"name": "rote:warning", "value": str(warning)} for warning in inventory.warnings
+            {"name": _WARNING + warning.location, "value": warning.reason}
+            for warning in inventory.warnings
         ]
     return document
 
@@ -187,8 +189,9 @@ class _Reading:
         if not self._packages:
             self._warn("", "the SBOM names no package")
         for entry in _sequence(metadata.get("properties")):
-            if _mapping(entry).get("name") == "rote:warning":
-                self._warn("", _text(entry.get("value")))
+            name = _text(_mapping(entry).get("name"))
+            if name.startswith(_WARNING):
+                self._warn(name.removeprefix(_WARNING), _text(entry.get("value")))
         layers = [value for name, value in facts.items() if name.startswith("rote:layer:")]
         return Inventory(
             facts.get("rote:image-id")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sensor.errors import ImageError
 from sensor.images.content import Content
-from sensor.images.tree import PATH_MAX, Kind, Listing, Node
+from sensor.images.tree import DIRECTORY_MAX, PATH_MAX, Kind, Listing, Node
 from sensor.reading import LOOK, NOATIME, READ, Root
 
 _DIRECTORY = READ | os.O_DIRECTORY
@@ -46,6 +46,10 @@ class DirectoryLayer:
         """See ``Layer.close``."""
         self._root.close()
 
+    def gone(self) -> bool:
+        """See ``Layer.gone``."""
+        return self._root.stat().st_nlink == 0
+
     def _open(self, path: str, flags: int) -> int:
         if len(path) >= PATH_MAX:
             raise ImageError(f"a path of more than {PATH_MAX} bytes: not read")
@@ -56,7 +60,7 @@ class DirectoryLayer:
             return self._root.open(path, flags & ~NOATIME)
         except OSError as error:
             if error.errno == errno.EXDEV:
-                raise ImageError("something is mounted here, not of the image: not read") from error
+                raise ImageError("something is mounted here, not of the image: not read") from None
             raise
 
     def list(self, path: str) -> Listing | None:
@@ -75,6 +79,8 @@ class DirectoryLayer:
                 raise ImageError("was renamed from elsewhere (overlay redirect): not read")
             with os.scandir(fd) as found:
                 for item in found:
+                    if len(entries) >= DIRECTORY_MAX:
+                        return Listing(entries, opaque == b"y", cut=True)
                     node = _node(item)
                     if node is None:
                         continue

@@ -16,14 +16,14 @@ from sensor.images.package import DEB, Distribution, Package
 from sensor.images.tree import Tree
 
 _DIRECTORY = "var/lib/dpkg"
-_STATUS_MAX = 128 << 20  # of a status file; one of 10,000 packages has 10 MB
+_STATUS_MAX = 64 << 20  # of a status file; one of 10,000 packages has 10 MB
 _LIST_MAX = 16 << 20  # of the list of one package's files; the longest genuine ones have 2 MB
 _FIELDS = frozenset({b"Package", b"Status", b"Version", b"Architecture", b"Source"})
 # Whose files are not there. Of a package that is half installed they may be.
 _ABSENT = frozenset({"not-installed", "config-files"})
 
 
-def read_dpkg(tree: Tree, distribution: Distribution | None, owners: Owners) -> list[Package]:
+def read_dpkg(tree: Tree, distribution: Distribution | None, owners: Owners) -> Iterator[Package]:
     """The packages that dpkg has installed.
 
     Args:
@@ -37,7 +37,6 @@ def read_dpkg(tree: Tree, distribution: Distribution | None, owners: Owners) -> 
         for name, found in tree.directory(f"{_DIRECTORY}/status.d").items()
         if not name.endswith((".md5sums", ".preinst", ".postinst", ".list"))
     ]
-    packages: list[Package] = []
     lists = tree.directory(f"{_DIRECTORY}/info")
     for path, single in sources:
         found = tree.file(path)
@@ -49,7 +48,7 @@ def read_dpkg(tree: Tree, distribution: Distribution | None, owners: Owners) -> 
         except ImageError as error:
             tree.omissions.add(location, error)
             continue
-        number = len(packages)
+        number = 0
         for fields in _paragraphs(data):
             package = _package(fields, location, distribution, bool(single))
             if package is None:
@@ -58,12 +57,12 @@ def read_dpkg(tree: Tree, distribution: Distribution | None, owners: Owners) -> 
                 tree.omissions.add(location, package)
                 continue
             files = owners.add(package.name, _files(tree, lists, package, single))
-            packages.append(replace(package, files=files))
-        if len(packages) == number and data.strip():
+            number += 1
+            yield replace(package, files=files)
+        if not number and data.strip():
             tree.omissions.add(location, "no package in it; expected dpkg's status")
         elif not single and data and not data.endswith(b"\n"):
             tree.omissions.add(location, "ends in the middle of a line: the last package may lack")
-    return packages
 
 
 def _paragraphs(data: bytes) -> Iterator[dict[bytes, str]]:

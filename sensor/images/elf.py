@@ -97,12 +97,12 @@ class Elf:
         if not offset or not count or size < need or count > _HEADERS_MAX or names >= count:
             return
         table = self.content.read_at(offset, size * count)
+        if len(table) < size * count:
+            raise ImageError("a program whose table of sections is cut off")
         found = []
-        for at in range(0, len(table) - need + 1, size):
+        for at in range(0, len(table), size):
             name, kind, _, _, start, length = struct.unpack_from(form, table, at)
             found.append((name, kind, start, length))
-        if names >= len(found):
-            return
         self.has_sections = True
         texts = self.content.read_at(found[names][2], min(found[names][3], _NAMES_MAX))
         if not any(wanted in texts for wanted in self._wanted):

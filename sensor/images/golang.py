@@ -105,9 +105,10 @@ def _packages(version: str, modules: str, location: str) -> list[Package]:
             if last is not None:
                 found.append(_module(*last, location))
             last = (fields[1], fields[2])
-        elif fields[0] == "=>" and len(fields) >= 3 and last is not None:
-            # Replaced: what is inside is the replacement; a directory has no version.
-            last = (fields[1], fields[2]) if fields[2] else last
+        # What is inside is the replacement. A directory is none that an advisory knows of: it is
+        # taken for the module that it stands for.
+        elif fields[0] == "=>" and len(fields) >= 3 and not fields[1].startswith((".", "/")):
+            last = (fields[1], fields[2])
     if last is not None:
         found.append(_module(*last, location))
     return found

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain, islice
 
 from sensor.errors import ImageError
 from sensor.images import golang, rust
@@ -29,9 +30,9 @@ from sensor.reading import Deadline
 
 READER = 1  # goes up when a reader finds more, so that images are read again
 _PROGRAM_MIN = 64  # bytes of a compiled program's header
+_PACKED, _PACKED_WITHIN = b"UPX!", 1024  # its loader's header follows the program's own
 _SECTIONS = (golang.SECTION, rust.SECTION)
-PACKAGES_MAX = 200_000  # of an image; large ones have 5,000
-_LOOK_EVERY = 256  # entries between two looks at the clock
+PACKAGES_MAX = 100_000  # of an image; large ones have 5,000
 
 
 def take_inventory(
@@ -52,11 +53,15 @@ def take_inventory(
     distribution = read_distribution(tree)
     owners = Owners(tree)
     layers = _Layers(tree)
+    system = chain.from_iterable(
+        read(tree, distribution, owners) for read in (read_dpkg, read_apk, read_rpm)
+    )
     packages = [
         replace(package, layer=layers.of(package.location))
-        for read in (read_dpkg, read_apk, read_rpm)
-        for package in read(tree, distribution, owners)
+        for package in islice(system, PACKAGES_MAX)
     ]
+    if next(system, None) is not None:
+        tree.omissions.add("", f"more than {PACKAGES_MAX} packages: the rest is not read")
     if packages and distribution is None:
         tree.omissions.add(
             "", "packages of a distribution, but no /etc/os-release that says of which"
@@ -67,24 +72,19 @@ def take_inventory(
             f"{distribution.id} without a database of packages (dpkg, apk or RPM): "
             "what it brought is not known",
         )
-    deadline = Deadline(seconds)
-    for number, (found, what) in enumerate(_tellers(tree)):
-        if progress is not None and number % _LOOK_EVERY == 0:
-            progress(tree.entries)
-        if number % _LOOK_EVERY == 0 and deadline.passed():
-            tree.omissions.add(
-                "/" + found.path, f"out of time after {seconds:.0f} s: the rest is not read"
-            )
-            break
-        if len(packages) > PACKAGES_MAX:
+    for found, what in _tellers(tree, seconds, progress):
+        if len(packages) >= PACKAGES_MAX:
             tree.omissions.add(
                 "/" + found.path, f"more than {PACKAGES_MAX} packages: the rest is not read"
             )
             break
         layer, owner = tree.layer_of(found), owners.of("/" + found.path)
         packages.extend(
-            replace(package, layer=layer, owner=owner) for package in _read(tree, found, what)
+            replace(package, layer=layer, owner=owner)
+            for package in _read(tree, found, what, owner)
         )
+    if any(layer.gone() for layer in tree.layers):
+        tree.omissions.add("", "was removed while it was read: packages may lack", final=False)
     return Inventory(
         files.image_id,
         distribution,
@@ -97,6 +97,7 @@ def take_inventory(
         READER,
         time.time_ns(),
         time.monotonic() - began,
+        tree.omissions.final,
     )
 
 
@@ -105,9 +106,21 @@ def identity(inventory: Inventory) -> uuid.UUID:
     return uuid.uuid5(uuid.NAMESPACE_URL, f"{inventory.image_id}#{inventory.read_ns}")
 
 
-def _tellers(tree: Tree) -> Iterator[tuple[Found, Tells]]:
+def _tellers(
+    tree: Tree, seconds: float, progress: Callable[[int], None] | None
+) -> Iterator[tuple[Found, Tells]]:
     """The files of an image that tell of packages beside the distribution's."""
-    for _, entries in tree.walk():
+    deadline = Deadline(seconds)
+    for directory, entries in tree.walk():
+        if progress is not None:
+            progress(tree.entries)
+        if deadline.passed():
+            tree.omissions.add(
+                f"/{directory.path}",
+                f"out of time after {seconds:.0f} s: what comes after it is not read",
+                final=False,
+            )
+            return
         for found in entries.values():
             if found.node.kind is not Kind.FILE:
                 continue
@@ -119,7 +132,7 @@ def _tellers(tree: Tree) -> Iterator[tuple[Found, Tells]]:
                 yield found, what
 
 
-def _read(tree: Tree, found: Found, what: Tells) -> list[Package]:
+def _read(tree: Tree, found: Found, what: Tells, owner: str) -> list[Package]:
     """The packages that one file tells of; what is damaged is noted."""
     location = "/" + found.path
     try:
@@ -131,7 +144,7 @@ def _read(tree: Tree, found: Found, what: Tells) -> list[Package]:
             return read_cargo_lock(tree, found)
         with tree.open(found) as content:
             if what is Tells.JAVA:
-                return JavaArchive(tree.omissions.add).read(content, location)
+                return JavaArchive(tree.omissions.add, owned=bool(owner)).read(content, location)
             return _of_program(tree, content, location)
     except (ImageError, OSError) as error:
         tree.omissions.add(location, error)
@@ -142,6 +155,8 @@ def _of_program(tree: Tree, content: Content, location: str) -> list[Package]:
     elf = Elf.open(content, _SECTIONS)
     if elf is None:
         return []
+    if not elf.has_sections and _PACKED in content.read_at(0, _PACKED_WITHIN):
+        tree.omissions.add(location, "packed with UPX: what it is made of is not known")
     found = []
     for read in (read_go, read_rust):
         try:

@@ -20,6 +20,7 @@ from sensor.images.zips import ZipMember, read_member, zip_members
 
 _DEPTH_MAX = 4  # an ear with a war with a jar with a jar
 _INNER_MAX = 128 << 20  # of an archive within, which has to be in memory
+_ALL_MAX = 2 << 30  # of all archives within one file together
 _TEXT_MAX = 1 << 20  # of properties and manifests
 _ARCHIVES_MAX = 5000  # within one file; large applications have 500
 _FILE_NAME = re.compile(r"(?P<name>.+?)-(?P<version>\d[A-Za-z0-9._+-]*)")
@@ -43,11 +44,14 @@ class JavaArchive:
 
     Args:
         note: told of places that cannot be read.
+        owned: whether the distribution brought it: then it is known without a name of its own.
     """
 
-    def __init__(self, note: Note) -> None:
+    def __init__(self, note: Note, *, owned: bool = False) -> None:
         self._note = note
+        self._owned = owned
         self._archives = 0
+        self._left = _ALL_MAX
 
     def read(self, content: Readable, location: str) -> list[Package]:
         """The packages in an archive and in those within it.
@@ -72,7 +76,7 @@ class JavaArchive:
             # A single Maven project is what the archive is, whatever its file is called.
             if own is not None and len(found) != 1:
                 found.append(own)
-            elif not found and not parts.inner:
+            elif not found and not parts.inner and not self._owned:
                 self._note(location, ImageError("says neither what it is nor its version"))
         for member in parts.inner:
             found.extend(self._inner(content, member, location, depth + 1))
@@ -104,7 +108,11 @@ class JavaArchive:
                 raise ImageError(f"more than {_DEPTH_MAX} archives, one within the other: not read")  # noqa: TRY301 - told like the rest
             if self._archives >= _ARCHIVES_MAX:
                 raise ImageError(f"more than {_ARCHIVES_MAX} archives in one file: not read")  # noqa: TRY301
-            return self._read(Memory(read_member(content, member, _INNER_MAX)), place, depth)
+            data = read_member(content, member, _INNER_MAX)
+            self._left -= len(data)
+            if self._left < 0:
+                raise ImageError(f"more than {_ALL_MAX} bytes of archives in one file: not read")  # noqa: TRY301
+            return self._read(Memory(data), place, depth)
         except ImageError as error:
             self._note(place, error)
             return []

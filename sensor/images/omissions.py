@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sensor.errors import ImageError
 from sensor.images.package import Omission
 
 _LISTED_MAX = 200  # one by one; beyond that they are counted
@@ -13,16 +14,21 @@ class Omissions:
     def __init__(self) -> None:
         self._listed: dict[Omission, None] = {}
         self._more = 0
+        self.final = True  # reading again would leave out the same
 
-    def add(self, location: str, reason: str | Exception) -> None:
+    def add(self, location: str, reason: str | Exception, *, final: bool = True) -> None:
         """Note one.
 
         Args:
             location: path in the image, or "".
             reason: one line, or the error.
+            final: whether it is the image's fault, so that reading again would not help.
         """
         if isinstance(reason, OSError):
-            reason = f"not read: {reason.strerror}"
+            reason, final = f"not read: {reason.strerror}", False
+        elif isinstance(reason, ImageError) and isinstance(reason.__cause__, OSError):
+            final = False
+        self.final = self.final and final
         entry = Omission(printable(location), printable(str(reason)))
         if entry in self._listed:
             return

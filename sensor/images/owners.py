@@ -13,6 +13,9 @@ from sensor.images.tree import Kind, Tree
 # Links to /usr/bin and so on in distributions of today; their packages' lists have both forms.
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr/sbin", "usr/lib64")
 
+_OWNED_MAX = 2_000_000  # files of all packages; large images have 500,000
+_RUNNABLE_MAX = 10_000  # programs and libraries of one package; the largest genuine have 1,000
+
 
 class Owners:
     """The files of the distribution's packages, by their paths without links in front.
@@ -22,6 +25,7 @@ class Owners:
     """
 
     def __init__(self, tree: Tree) -> None:
+        self._tree = tree
         self._owners: dict[str, str] = {}
         self._moved: dict[str, str] = {}
         for name in _MERGED:
@@ -44,11 +48,14 @@ class Owners:
             package: its name.
             paths: absolute, as its list has them.
         """
-        runnable = []
+        runnable: list[str] = []
         for path in paths:
+            if len(self._owners) >= _OWNED_MAX:
+                self._tree.omissions.add("", f"more than {_OWNED_MAX} files of packages")
+                break
             real = self._real(path)
             self._owners[real] = package
-            if may_run(real):
+            if may_run(real) and len(runnable) < _RUNNABLE_MAX:
                 runnable.append(printable(real))
         return tuple(runnable)
 

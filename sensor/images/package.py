@@ -102,6 +102,8 @@ class Inventory:
         reader: version of Rote's readers that made it (``inventory.READER``).
         read_ns: when, Unix time in nanoseconds.
         seconds: how long that took.
+        final: whether another reading would find the same. Not so when time ran out, the image was
+            removed meanwhile, or the disk or a permission failed; such a reading is not kept.
     """
 
     image_id: str
@@ -115,3 +117,4 @@ class Inventory:
     reader: int = 0
     read_ns: int = field(default=0, compare=False)
     seconds: float = field(default=0.0, compare=False)
+    final: bool = True

@@ -7,7 +7,7 @@ header has no magic in front.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from sensor.errors import ImageError
 from sensor.images.found import distro_qualifier, make_package
@@ -31,7 +31,7 @@ _SOURCE_SUFFIXES = (".src.rpm", ".nosrc.rpm")
 _KEYS = "gpg-pubkey"
 
 
-def read_rpm(tree: Tree, distribution: Distribution | None, owners: Owners) -> list[Package]:
+def read_rpm(tree: Tree, distribution: Distribution | None, owners: Owners) -> Iterator[Package]:
     """The packages that RPM has installed.
 
     Args:
@@ -39,7 +39,6 @@ def read_rpm(tree: Tree, distribution: Distribution | None, owners: Owners) -> l
         distribution: for package URLs.
         owners: told of each package's files.
     """
-    packages: list[Package] = []
     seen: set[str] = set()
     for place in _PLACES:
         entries = tree.directory(place)
@@ -52,7 +51,7 @@ def read_rpm(tree: Tree, distribution: Distribution | None, owners: Owners) -> l
                 break
             seen.add(found.path)
             location = "/" + found.path
-            before = len(packages)
+            number = 0
             try:
                 for header in headers(tree, found):
                     try:
@@ -61,14 +60,14 @@ def read_rpm(tree: Tree, distribution: Distribution | None, owners: Owners) -> l
                         tree.omissions.add(location, error)
                         continue
                     if package is not None:
-                        packages.append(package)
-            except ImageError as error:
+                        number += 1
+                        yield package
+            except (ImageError, OSError) as error:
                 tree.omissions.add(location, error)
             else:
-                if len(packages) == before:
+                if not number:
                     tree.omissions.add(location, "no package in it; expected RPM's database")
             break
-    return packages
 
 
 def _package(

@@ -17,7 +17,7 @@ from sensor.images.content import Content
 from sensor.images.streams import SCRATCH
 from sensor.images.tree import Found, Kind, Tree
 
-_DATABASE_MAX = 1 << 30  # of 5,000 packages it has some 300 MB
+_DATABASE_MAX = 512 << 20  # of 5,000 packages it has some 300 MB
 _HEADER_MAX = 64 << 20  # RPM itself allows 256 MB; the largest genuine ones have 5 MB
 _PACKAGES_MAX = 200_000
 _COPY = 1 << 20

@@ -20,8 +20,9 @@ from sensor.images.tree import Found, Tree
 
 SECTION = b".dep-v0"
 _SECTION_MAX = 4 << 20
-_JSON_MAX = 32 << 20  # unpacked; of 1,000 crates it has 150 kB
+_JSON_MAX = 16 << 20  # unpacked; of 1,000 crates it has 150 kB
 _LOCK_MAX = 8 << 20  # of Cargo.lock; of 1,000 crates it has 250 kB
+_CRATES_MAX = 20_000
 # Sources that cargo downloaded: their locks speak of what their authors tested with.
 _DOWNLOADED = ("cargo/registry/", "cargo/git/")
 
@@ -66,6 +67,8 @@ def read_cargo_lock(tree: Tree, found: Found) -> list[Package]:
 def _crates(entries: Any, location: str, files: tuple[str, ...]) -> list[Package]:
     if not isinstance(entries, list):
         raise ImageError("no list of crates in it; expected what cargo writes")
+    if len(entries) > _CRATES_MAX:
+        raise ImageError(f"{len(entries)} crates; at most {_CRATES_MAX} are read")
     found = []
     for entry in entries:
         if not isinstance(entry, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,10 @@ from sensor.images.directory import DirectoryLayer
 from sensor.images.streams import Scratch
 from sensor.images.tree import Tree
 
-__all__ = ["ImageFiles", "open_image", "open_layers", "open_reference", "open_root"]
+__all__ = [
+    "ImageFiles", "image_details", "open_details", "open_image", "open_layers", "open_root",
+]  # fmt: skip
+_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 
 
 def open_root(path: Path, image_id: str = "", reference: str = "") -> ImageFiles:
@@ -75,19 +79,39 @@ def open_layers(details: Mapping[str, Any], reference: str = "") -> ImageFiles |
     return ImageFiles(tree, image_id, reference, "overlay", diff_ids, tree.omissions, stack)
 
 
-async def open_reference(engine: DockerRuntime, reference: str) -> ImageFiles:
-    """Open an image that a runtime has, by its name or id.
+async def image_details(engine: DockerRuntime, reference: str) -> dict[str, Any]:
+    """A runtime's inspection of an image, by its name or id.
 
     Raises:
-        ImageError: there is none, or it cannot be opened.
+        ImageError: there is none.
         RuntimeUnavailableError: the runtime does not answer.
     """
-    details = await engine.image_details(reference)
+    details = None
+    # Anything else would be another path of the runtime's interface.
+    if _REFERENCE.fullmatch(reference) and ".." not in reference.split("/"):
+        details = await engine.image_details(reference)
     if details is None:
         raise ImageError(
             f"{reference}: neither a file nor an image of {engine.name}; expected an archive, a "
             "directory, or the name or id of an image"
         )
+    return details
+
+
+async def open_details(
+    engine: DockerRuntime, details: Mapping[str, Any], reference: str
+) -> ImageFiles:
+    """Open an image that a runtime has.
+
+    Args:
+        engine: the runtime.
+        details: its inspection of the image.
+        reference: what a person calls it.
+
+    Raises:
+        ImageError: it cannot be opened.
+        RuntimeUnavailableError: the runtime does not answer.
+    """
     files = open_layers(details, reference)
     if files is None:
         files = await _saved(engine, str(details["Id"]))

@@ -15,7 +15,7 @@ from sensor.images.content import Content
 from sensor.images.omissions import Omissions
 
 _CHUNK = 1 << 18
-# A layer of more than this, unpacked, is no image that a container of this host could run, but a
+# What has more than this, unpacked, is no image that a container of this host could run, but a
 # few kilobytes of zeros, packed: a thousandfold is what gzip can do.
 UNPACKED_MAX = 64 << 30
 _ZSTD_WINDOW_MAX = 1 << 27  # 128 MiB of memory, what `zstd -d` allows by itself
@@ -53,13 +53,13 @@ class UnpackedSource:
     Args:
         content: what is compressed.
         how: ``gzip`` or ``zstd``.
-        limit: bytes of the unpacked stream at most.
+        scratch: of the image, which says how much may still be unpacked.
     """
 
-    def __init__(self, content: Content, how: str, limit: int = UNPACKED_MAX) -> None:
+    def __init__(self, content: Content, how: str, scratch: Scratch) -> None:
         self._pieces = _gunzip(content) if how == "gzip" else _unzstd(content)
         self._how = how
-        self._limit = limit
+        self._scratch = scratch
         self._buffer = b""
         self._used = 0  # of the buffer
         self._at = 0
@@ -89,8 +89,9 @@ class UnpackedSource:
             self._used += len(data)
             self._at += len(data)
             size -= len(data)
-            if self._at > self._limit:
-                raise ImageError(f"unpacks to more than {self._limit} bytes")
+            self._scratch.left -= len(data)
+            if self._scratch.left < 0:
+                raise ImageError(f"the image unpacks to more than {UNPACKED_MAX} bytes")
             yield data
 
     def read(self, size: int) -> bytes:
@@ -168,13 +169,21 @@ def compression(content: Content) -> str:
 
 
 class Scratch:
-    """A file without a name for what has to be unpacked; its space is free again when closed."""
+    """What opening an image may use: a file without a name for what is unpacked, and limits.
+
+    Attributes:
+        end: how large the file is.
+        left: how many bytes may still be unpacked.
+        entries: of all archives so far.
+    """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(  # noqa: SIM115 - it is open for as long as this
             dir=SCRATCH, buffering=0
         )
         self.end = 0
+        self.left = UNPACKED_MAX
+        self.entries = 0
 
     def put(self, source: UnpackedSource, size: int) -> int:
         """Take the next bytes of a stream; where they begin.

@@ -45,7 +45,6 @@ class TarLayer:
         self._whiteouts: dict[str, set[str]] = {}
         self._opaque: set[str] = set()
         self._passes = 0
-        self._entries = 0
         self._go_through(None)
 
     def list(self, path: str) -> Listing | None:
@@ -72,6 +71,10 @@ class TarLayer:
             return self._scratch.content(start, node.size)
         return Content(self._content.fd, self._content.start + start, node.size, owned=False)
 
+    def gone(self) -> bool:
+        """See ``Layer.gone``: what is open stays readable."""
+        return False
+
     def close(self) -> None:
         """See ``Layer.close``. The archive belongs to whoever opened it."""
 
@@ -81,13 +84,15 @@ class TarLayer:
         """Index the archive; or set one file of a compressed one aside, and say where."""
         self._passes += 1
         source = (
-            UnpackedSource(self._content, self._how) if self._how else ContentSource(self._content)
+            UnpackedSource(self._content, self._how, self._scratch)
+            if self._how
+            else ContentSource(self._content)
         )
         try:
             for member in members(source):
                 if only is None:
                     self._add(member, source)
-                    if self._entries > ENTRIES_MAX:
+                    if self._scratch.entries > ENTRIES_MAX:
                         self._omissions.add(
                             self._place, f"more than {ENTRIES_MAX} files: the rest is not read"
                         )
@@ -118,7 +123,7 @@ class TarLayer:
                 self._place, f"a path of {len(path)} bytes, {path.count('/')} deep: not read"
             )
             return
-        self._entries += 1
+        self._scratch.entries += 1
         parent, _, name = path.rpartition("/")
         if name.startswith(_WHITEOUT):
             if name == _OPAQUE:

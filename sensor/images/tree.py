@@ -20,8 +20,10 @@ from sensor.images.omissions import Omissions
 LINKS_MAX = 40  # symbolic links in one path, as the kernel has it
 DEPTH_MAX = 256  # directories; a path of Linux has at most 4096 bytes, real trees some 30 parts
 PATH_MAX = 4096
-ENTRIES_MAX = 2_000_000  # of an image; large ones have 300,000
-_CACHED = 64  # listings of directories; looking up all of dpkg's lists needs a handful
+ENTRIES_MAX = 1_000_000  # of an image; large ones have 500,000. Each takes some 250 bytes
+DIRECTORY_MAX = 200_000  # entries of one directory
+# Listings that are kept: looking up all of dpkg's lists needs a handful.
+_CACHED_DIRECTORIES, _CACHED_ENTRIES = 64, 2 * DIRECTORY_MAX
 # Mounted over while a container runs, whatever an image has there.
 MOUNTED = frozenset({"proc", "sys", "dev"})
 
@@ -59,6 +61,7 @@ class Listing(NamedTuple):
 
     entries: Mapping[str, Node]
     opaque: bool = False  # what the layers below have in this directory does not count
+    cut: bool = False  # there are more than DIRECTORY_MAX
 
 
 class Layer(Protocol):
@@ -67,7 +70,7 @@ class Layer(Protocol):
     name: str  # diff id, or ""
 
     def list(self, path: str) -> Listing | None:
-        """The entries of a directory; None where the layer has no directory.
+        """The entries of a directory; None where it is gone, though its parent had it.
 
         Raises:
             OSError: it cannot be read.
@@ -88,6 +91,9 @@ class Layer(Protocol):
             OSError: it cannot be read.
             ImageError: it is not there, and why.
         """
+
+    def gone(self) -> bool:
+        """Whether it was removed while it was read."""
 
     def close(self) -> None:
         """Let go of what is open."""
@@ -127,6 +133,7 @@ class Tree:
         self.entries = 0  # that walks have seen
         self._root = Found("", Node(Kind.DIRECTORY), tuple(range(len(self.layers))))
         self._listings: OrderedDict[str, dict[str, Found]] = OrderedDict()
+        self._held = 0  # entries in them
 
     def layer_of(self, found: Found) -> str:
         """Diff id of the layer that something comes from, or ""."""
@@ -151,7 +158,12 @@ class Tree:
                 self.omissions.add("/" + directory.path, error)
                 continue
             if listing is None:
+                self.omissions.add("/" + directory.path, "went away while it was read", final=False)
                 continue
+            if listing.cut:
+                self.omissions.add(
+                    "/" + directory.path, f"more than {DIRECTORY_MAX} entries: the rest is not read"
+                )
             if merged or hidden or len(directory.layers) > 1:
                 _lay_over(merged, hidden, listing, prefix, index)
             else:
@@ -161,10 +173,17 @@ class Tree:
                         merged[name] = Found(prefix + name, node, only)
             if listing.opaque:
                 break
-        self._listings[directory.path] = merged
-        if len(self._listings) > _CACHED:
-            self._listings.popitem(last=False)
+        self._keep(directory.path, merged)
         return merged
+
+    def _keep(self, path: str, merged: dict[str, Found]) -> None:
+        self._listings[path] = merged
+        self._held += len(merged)
+        while len(self._listings) > 1 and (
+            len(self._listings) > _CACHED_DIRECTORIES or self._held > _CACHED_ENTRIES
+        ):
+            _, old = self._listings.popitem(last=False)
+            self._held -= len(old)
 
     def find(self, path: str) -> Found | None:
         """What a path leads to, links followed within the image; None where nothing is.

@@ -1,0 +1,126 @@
+"""An image read in a process of its own: it takes a second, and what it reads may be hostile.
+
+The daemon's loop goes on meanwhile. The worker may use so much memory and time and no more; what
+becomes of it is either an inventory or one line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sensor.errors import ImageError, RoteError
+from sensor.images.archive import open_image
+from sensor.images.cache import pack, unpack
+from sensor.images.inventory import take_inventory
+from sensor.images.package import Inventory
+from sensor.images.sources import ImageFiles, open_layers, open_root
+
+MEMORY_MAX = 1 << 30  # bytes of address space; 80,000 files and 1,500 packages take 30 MB
+_GRACE_SECONDS = 10.0  # for starting, and for writing down what was found when time is over
+_NICE = 5  # programs of containers come first
+_GOOD, _BAD = b"+", b"-"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be read.
+
+    Attributes:
+        archive: path of an archive or a directory, or "".
+        root: path of a merged root, or "".
+        details: else, Docker's inspection of an image or a container in layers of overlay2.
+        image: which image of an archive.
+        image_id: of a merged root.
+        reference: what a person calls it.
+        seconds: when this time is over the rest is left out.
+    """
+
+    archive: str = ""
+    root: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    image: str = ""
+    image_id: str = ""
+    reference: str = ""
+    seconds: float = 600.0
+
+
+async def read_apart(request: Request) -> Inventory:
+    """Read an image in a process of its own.
+
+    Raises:
+        ImageError: it cannot be opened, or the worker ended without an answer.
+    """
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sensor.images.worker"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for the daemon to deal with
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    try:
+        async with asyncio.timeout(request.seconds + _GRACE_SECONDS):
+            answer, _ = await worker.communicate(orjson.dumps(asdict(request)))
+    except TimeoutError:
+        raise ImageError(f"{_name(request)}: not read within {request.seconds:.0f} s") from None
+    finally:
+        if worker.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                worker.kill()
+            await worker.wait()
+    if answer[:1] == _GOOD:
+        return unpack(answer[1:])
+    if answer[:1] == _BAD:
+        raise ImageError(answer[1:].decode(errors="replace"))
+    raise ImageError(f"{_name(request)}: not read: the worker ended with {worker.returncode}")
+
+
+def _name(request: Request) -> str:
+    return request.reference or request.archive or request.root or "image"
+
+
+def _open(request: Request) -> ImageFiles:
+    if request.archive:
+        return open_image(Path(request.archive), request.image)
+    if request.root:
+        return open_root(Path(request.root), request.image_id, request.reference)
+    files = open_layers(request.details, request.reference)
+    if files is None:
+        raise ImageError(f"{_name(request)}: its layers are no directories of overlay2")
+    return files
+
+
+def _answer(data: bytes) -> bytes:
+    request = Request(**orjson.loads(data))
+    try:
+        with _open(request) as files:
+            return _GOOD + pack(take_inventory(files, request.seconds))
+    except RoteError as error:
+        return _BAD + str(error).encode(errors="replace")
+    except MemoryError:
+        # What there is of it is free again by now.
+        text = f"{_name(request)}: not read: takes more than {MEMORY_MAX >> 20} MB of memory"
+        return _BAD + text.encode(errors="replace")
+
+
+def main() -> None:
+    """Answer the one request on standard input."""
+    os.nice(_NICE)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX, MEMORY_MAX))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.stdout.buffer.write(_answer(sys.stdin.buffer.read()))
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -93,7 +93,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command; errors are one line on standard error."""
     debug = "--debug" in (arguments if arguments is not None else sys.argv)
     try:
-        rote.main(args=arguments, prog_name="rote", standalone_mode=False)
+        code = rote.main(args=arguments, prog_name="rote", standalone_mode=False)
+        if (
+            isinstance(code, int) and code
+        ):  # in this mode click hands back what a command exits with
+            sys.exit(code)
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except click.Abort:

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 
-from sensor.cli.main import rote
+from sensor.cli.main import main, rote
 from sensor.errors import BadInputError, DownloadError, RoteError, UsageError
 from sensor.images.cyclonedx import write_cyclonedx
 from sensor.images.package import Inventory
@@ -99,6 +99,11 @@ def test_from_feeds_to_a_decision(commands: Commands) -> None:
     blocked = commands("match", sbom, "--rules", rules)
     assert blocked.exit_code == 1
     assert "blocked by rule 'strict': 1 vulnerability [critical:1]" in blocked.stdout
+    with pytest.raises(SystemExit) as ended:
+        main(
+            ["--state-dir", f"{commands.directory}/state", "vulns", "match", sbom, "--rules", rules]
+        )
+    assert ended.value.code == 1
     excused = commands("match", sbom, "--rules", rules, "--rule", "excused")
     assert excused.exit_code == 0
     assert "no x87 here" in excused.stdout

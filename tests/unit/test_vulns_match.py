@@ -61,7 +61,9 @@ def host(tmp_path: Path) -> Host:
         ("rocky", "9.3", "", "Rocky Linux:9"),
         ("rhel", "9.4", "", "Red Hat:9"),
         ("centos", "7", "", "Red Hat:7"),
-        ("opensuse-leap", "15.5", "", "openSUSE:15.5"),
+        ("opensuse-leap", "15.5", "", "openSUSE:Leap 15.5"),
+        ("sles", "15.5", "", "SUSE:Linux Enterprise Server 15 SP5"),
+        ("mariner", "2.0.20240123", "", "Azure Linux:2"),
         ("wolfi", "20230201", "", "Wolfi"),
         ("gentoo", "2.14", "", ""),
     ],
@@ -115,16 +117,55 @@ def test_names(host: Host) -> None:
     assert host.of("pypi", "zope_interface", "5.0") == ["X-1"]
 
 
-def test_streams_of_modules_are_not_mixed_up_with_the_rest(host: Host) -> None:
-    """A fix in a stream says nothing of the package that is in none."""
+def test_streams_of_modules_are_not_mixed_up(host: Host) -> None:
+    """A fix in one stream says nothing of another, nor of the package that is in none."""
     fixed = "1:16.20.2-4.module_el8.9.0+3735+c3b8a3a6"
     record = osv(
         "ALSA-2024:1", "AlmaLinux:8", "nodejs", [{"introduced": "0"}, {"fixed": fixed}],
-        related=["CVE-2024-1"], summary="Important: nodejs security update",
+        related=["CVE-2024-1111"], summary="Important: nodejs:16 security update",
     )  # fmt: skip
-    host.put(record.replace(b"CVE-2024-1", b"CVE-2024-1111"), "ALSA.json")
-    assert host.of("rpm", "nodejs", "1:10.24.0-1.el8") == []
-    assert host.of("rpm", "nodejs", "1:16.19.0-1.module_el8.8.0+1") == ["CVE-2024-1111"]
+    host.put(record, "ALSA.json")
+
+    def found(version: str, module: str = "") -> int:
+        package = Package("rpm", "nodejs", version, module=module)
+        return len(host.match([package], Distribution("almalinux", "8.10")))
+
+    older, other = "1:16.19.0-1.module_el8.8.0+1", "1:10.24.0-1.module_el8.3.0+2"
+    assert found(older, "nodejs:16:8080020230101:abc") == 1
+    assert found(other, "nodejs:10:8030020210101:def") == 0
+    assert found(older) == 1  # an SBOM does not say the stream
+    assert found("1:10.24.0-1.el8") == 0
+    assert found("1:16.21.0-1.module_el8.9.0+9", "nodejs:16:1:x") == 0
+
+
+def test_what_a_distributions_package_brought_is_left_to_the_distribution(host: Host) -> None:
+    """It mends without changing the version. Where no feed is about it, all is matched."""
+    host.put(feeds.PYSEC, "PYSEC-2022-43012.yaml")
+    owned = Package("pypi", "setuptools", "65.5.0", owner="python3-setuptools")
+    packages = [owned, Package("deb", "dpkg", "1.19.7"), Package("pypi", "setuptools", "65.5.0")]
+    assert [f.package for f in host.match(packages[:2], feeds.BUSTER)] == ["setuptools"]
+    host.put(feeds.DSA, "DSA.list")
+    assert [f.package for f in host.match(packages[:2], feeds.BUSTER)] == ["dpkg"]
+    inventory = Inventory("", feeds.BUSTER, tuple(packages))
+    found = Matcher(host.store).match(inventory)
+    assert {f.package for f in found.findings} == {"dpkg", "setuptools"}
+    assert found.unmatched == (
+        (owned, "belongs to packages of Debian:10, which are matched themselves"),
+    )
+
+
+def test_a_release_that_no_feed_is_about_is_said(host: Host) -> None:
+    """No findings would look like no vulnerabilities."""
+    host.put(feeds.DSA)
+    package = Package("deb", "dpkg", "1.19.7")
+    inventory = Inventory("", Distribution("debian", "12", "bookworm"), (package,))
+    found = Matcher(host.store).match(inventory)
+    assert found.unmatched == ((package, "no feed in the store is about Debian:12"),)
+    host.store.remove_feed("debian-dsa")
+    inventory = Inventory("", feeds.BUSTER, (package,))
+    assert Matcher(host.store).match(inventory).unmatched == (
+        (package, "no feed in the store is about Debian:10"),
+    )
 
 
 def test_binaries_of_one_source_are_one_finding(host: Host) -> None:

@@ -95,10 +95,15 @@ def of_distribution(distribution: Distribution | None) -> str:
         edge = _RELEASE.match(version) is None or "_alpha" in version
         return "Alpine:edge" if edge else "Alpine:v" + ".".join(version.split(".")[:2])
     base = _DISTRIBUTIONS.get(name, "")
+    major, _, minor = version.partition(".")
     if not base or base in _ROLLING:
         return base
-    keep_minor = base in ("SUSE", "openSUSE", "Photon OS", "Azure Linux", "openEuler")
-    return f"{base}:{version if keep_minor else version.partition('.')[0]}"
+    if base == "SUSE":
+        pack = f" SP{minor}" if minor and minor != "0" else ""
+        return f"{base}:Linux Enterprise Server {major}{pack}"
+    if base == "openSUSE":
+        return f"{base}:Leap {version}"
+    return f"{base}:{version if base in ('Photon OS', 'openEuler') else major}"
 
 
 def of_purl_type(kind: str) -> str:

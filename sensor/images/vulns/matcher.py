@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from sensor.images.package import Distribution, Inventory, Package
 from sensor.images.vulns.advisory import Status
-from sensor.images.vulns.ecosystems import key_of, look_up
+from sensor.images.vulns.ecosystems import key_of, look_up, of_distribution
 from sensor.images.vulns.feeds.kinds import RANKS
 from sensor.images.vulns.finding import Finding, sorted_findings
 from sensor.images.vulns.severity import Severity
@@ -24,6 +25,9 @@ CROSS JOIN advisory v ON v.id = a.advisory
 CROSS JOIN feed f ON f.id = v.feed
 WHERE a.package = ? AND a.high > ? AND a.low <= ?
 """
+_COVERED = """
+SELECT 1 FROM package p CROSS JOIN affected a ON a.package = p.id WHERE p.ecosystem = ? LIMIT 1
+"""
 _CLEARED = """
 SELECT v.name, v.cves, f.kind FROM affected a CROSS JOIN advisory v ON v.id = a.advisory
 CROSS JOIN feed f ON f.id = v.feed WHERE a.package = ? AND a.high = x'' AND a.status = ?
@@ -36,6 +40,7 @@ _EXPLOITED = "SELECT added, ransomware FROM exploited WHERE cve=? LIMIT 1"
 _LIKELIHOOD = "SELECT max(probability) FROM likelihood WHERE cve=?"
 _CACHED = 20_000  # packages, or CVEs, whose answers are kept for the next image
 _MODULE = ".module"
+_STREAMS = re.compile(r"[\w.+-]+:[\w.+-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ class Matcher:
         self._generation = -1
         self._found = functools.lru_cache(maxsize=_CACHED)(self._ask)
         self._facts = functools.lru_cache(maxsize=_CACHED)(self._ask_facts)
+        self._covered = functools.lru_cache(maxsize=_CACHED)(self._ask_covered)
 
     def match(self, inventory: Inventory) -> Matches:
         """The vulnerabilities of an image.
@@ -108,13 +114,23 @@ class Matcher:
         if generation != self._generation:
             self._found.cache_clear()
             self._facts.cache_clear()
+            self._covered.cache_clear()
             self._generation = generation
         groups, unmatched = _grouped(inventory.packages, inventory.distribution)
+        named = {ecosystem for ecosystem, *_ in groups}
         findings: list[Finding] = []
         with self._store.errors("read"):
-            for (ecosystem, name, version), packages in groups.items():
+            silent = {ecosystem for ecosystem in named if not self._covered(ecosystem)}
+            distribution = of_distribution(inventory.distribution)
+            if distribution in named - silent:
+                unmatched += _drop_owned(groups, distribution)
+            for (ecosystem, name, version, stream), packages in groups.items():
+                if ecosystem in silent:
+                    why = f"no feed in the store is about {ecosystem}"
+                    unmatched += [(package, why) for package in packages]
+                    continue
                 try:
-                    found = self._found(ecosystem, name, version)
+                    found = self._found(ecosystem, name, version, stream)
                 except ValueError as error:
                     unmatched += [
                         (package, f"version {version!r}: {error}") for package in packages
@@ -124,12 +140,15 @@ class Matcher:
                     findings += _placed(found, packages)
         return Matches(tuple(sorted_findings(findings)), tuple(unmatched), generation)
 
+    def _ask_covered(self, ecosystem: str) -> bool:
+        return self._store.db.execute(_COVERED, (ecosystem,)).fetchone() is not None
+
     def facts(self, cve: str) -> CveSummary:
         """What is known of a CVE, whatever it is in."""
         with self._store.errors("read"):
             return self._facts(cve)
 
-    def _ask(self, ecosystem: str, name: str, version: str) -> tuple[Finding, ...]:
+    def _ask(self, ecosystem: str, name: str, version: str, stream: str) -> tuple[Finding, ...]:
         known = self._store.db.execute(_PACKAGE, (ecosystem, name)).fetchone()
         key_function = key_of(ecosystem)
         if known is None or key_function is None:
@@ -141,10 +160,10 @@ class Matcher:
         hits: dict[str, list[_Hit]] = {}
         for row in rows:
             fixed, status, severity, advisory, cves, aliases, *rest = row
-            if _MODULE in fixed and _MODULE not in version:
-                continue  # a stream of modules that this package is not of
             *about, feed, kind = rest
             published, score, vector, summary, is_errata = about
+            if _MODULE in fixed and not _of_stream(version, stream, summary):
+                continue
             hit = _Hit(
                 RANKS.get(kind, 0), fixed, Status(status), Severity(severity), advisory,
                 tuple(aliases.split()), published, score, vector, summary, is_errata, feed,
@@ -219,7 +238,25 @@ class Matcher:
         )
 
 
-Groups = dict[tuple[str, str, str], list[Package]]
+def _of_stream(version: str, stream: str, summary: str) -> bool:
+    """Whether a fix in a module's stream is about a package.
+
+    Versions of different streams cannot be compared. Which stream a fix is for stands in the
+    summary of the notice: "Important: nodejs:18 security update".
+
+    Args:
+        version: of the package.
+        stream: that it was built in (``nodejs:18``); "" when not known, or for none.
+        summary: of the advisory.
+    """
+    if not stream:
+        return _MODULE in version
+    named = _STREAMS.findall(summary)
+    return not named or stream in named
+
+
+# Ecosystem, name, version, and of RPM the module's stream.
+Groups = dict[tuple[str, str, str, str], list[Package]]
 
 
 def _grouped(
@@ -237,8 +274,36 @@ def _grouped(
         elif not version:
             unmatched.append((package, "its version is not known"))
         else:
-            groups.setdefault((ecosystem, name, version), []).append(package)
+            stream = ":".join(package.module.split(":")[:2])
+            groups.setdefault((ecosystem, name, version, stream), []).append(package)
     return groups, unmatched
+
+
+def _drop_owned(groups: Groups, distribution: str) -> list[tuple[Package, str]]:
+    """Take out what a package of the distribution brought.
+
+    The distribution mends it without changing its version, and says so in its own advisories.
+
+    Args:
+        groups: changed.
+        distribution: its ecosystem, which feeds are about.
+
+    Returns:
+        What was taken out, and why.
+    """
+    dropped = []
+    for key in [key for key in groups if key[0] != distribution]:
+        owned = [package for package in groups[key] if package.owner]
+        dropped += [
+            (package, f"belongs to packages of {distribution}, which are matched themselves")
+            for package in owned
+        ]
+        kept = [package for package in groups[key] if not package.owner]
+        if kept:
+            groups[key] = kept
+        else:
+            del groups[key]
+    return dropped
 
 
 def _placed(found: tuple[Finding, ...], packages: list[Package]) -> list[Finding]:

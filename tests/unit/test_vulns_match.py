@@ -379,6 +379,14 @@ def test_a_report_of_trivy(tmp_path: Path) -> None:
     )
 
 
+def test_a_report_of_trivy_without_package_urls(tmp_path: Path) -> None:
+    """Older versions wrote none; the kind of the result says whose package it is."""
+    text = as_json(TRIVY).replace(b'"PkgIdentifier"', b'"Unknown"')
+    (tmp_path / "report.json").write_bytes(text)
+    found = {f.id: f.ecosystem for f in read_report(tmp_path / "report.json").findings}
+    assert (found["CVE-2021-44228"], found["CVE-2019-18276"]) == ("Maven", "Debian:10")
+
+
 def test_a_report_of_grype(tmp_path: Path) -> None:
     """The CVE of a GHSA, the score whose vector is one, exploitation."""
     report = read_report(write(tmp_path, GRYPE))

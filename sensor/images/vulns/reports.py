@@ -26,6 +26,13 @@ _TRIVY_STATUS = {
     "fix_deferred": Status.POSTPONED, "end_of_life": Status.END_OF_LIFE,
     "not_affected": Status.NOT_AFFECTED, "under_investigation": Status.UNDETERMINED,
 }  # fmt: skip
+# What Trivy calls a result, for reports of versions that did not write package URLs.
+_TRIVY_TYPES = {
+    "python-pkg": "pypi", "pip": "pypi", "poetry": "pypi", "pipenv": "pypi", "node-pkg": "npm",
+    "npm": "npm", "yarn": "npm", "pnpm": "npm", "jar": "maven", "pom": "maven",
+    "gobinary": "golang", "gomod": "golang", "rustbinary": "cargo", "cargo": "cargo",
+    "gemspec": "gem", "bundler": "gem",
+}  # fmt: skip
 _GRYPE_STATUS = {
     "fixed": Status.FIXED, "not-fixed": Status.OPEN, "wont-fix": Status.IGNORED,
 }  # fmt: skip
@@ -119,7 +126,10 @@ def _trivy(value: Any) -> Report:
     family = str(system.get("Family", ""))
     distribution = Distribution(family, str(system.get("Name", ""))) if family else None
     entries = (
-        (f"Results[{i}].Vulnerabilities[{j}]", _trivy_finding(_map(entry), distribution))
+        (
+            f"Results[{i}].Vulnerabilities[{j}]",
+            _trivy_finding(_map(entry), distribution, str(_map(result).get("Type", ""))),
+        )
         for i, result in enumerate(_maps(_map(value).get("Results")))
         for j, entry in enumerate(_maps(_map(result).get("Vulnerabilities")))
     )
@@ -129,7 +139,9 @@ def _trivy(value: Any) -> Report:
     )  # fmt: skip
 
 
-def _trivy_finding(entry: dict[str, Any], distribution: Distribution | None) -> Finding | None:
+def _trivy_finding(
+    entry: dict[str, Any], distribution: Distribution | None, kind: str
+) -> Finding | None:
     id_, package = str(entry.get("VulnerabilityID", "")), str(entry.get("PkgName", ""))
     version = str(entry.get("InstalledVersion", ""))
     if not (id_ and package and version):
@@ -144,7 +156,7 @@ def _trivy_finding(entry: dict[str, Any], distribution: Distribution | None) -> 
     fixed = str(entry.get("FixedVersion", ""))
     return Finding(
         id=id_,
-        ecosystem=_ecosystem(purl, distribution),
+        ecosystem=_ecosystem(purl or f"pkg:{_TRIVY_TYPES.get(kind, '')}", distribution),
         package=package,
         version=version,
         fixed=fixed,

@@ -50,6 +50,8 @@ class ToldStore:
             path.touch(mode=0o600, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
+            # What a power cut takes away is told once more.
+            self._db.execute("PRAGMA synchronous=NORMAL")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _VERSION):
                 raise StateError(
@@ -95,19 +97,27 @@ class ToldStore:
             The same, with the day on which each was first found in this image.
         """
         day = today.isoformat()
-        with self._transaction():
-            self._db.executemany(
-                "INSERT INTO told (image, id, ecosystem, package, first_seen, last_seen) "
-                "VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE SET last_seen=excluded.last_seen",
-                [(image, *finding.key, day, day) for finding in findings],
-            )
-            first = {
-                tuple(key): first_seen
-                for *key, first_seen in self._db.execute(
-                    "SELECT id, ecosystem, package, first_seen FROM told WHERE image=?", (image,)
+        with self._errors("read"):
+            known = {
+                tuple(key): (first_seen, last_seen)
+                for *key, first_seen, last_seen in self._db.execute(
+                    "SELECT id, ecosystem, package, first_seen, last_seen FROM told WHERE image=?",
+                    (image,),
                 )
             }
-        return [replace(finding, first_seen=first[finding.key]) for finding in findings]
+        # A start asks this too, and usually nothing is new on the same day.
+        changed = {f.key for f in findings if known.get(f.key, ("", ""))[1] < day}
+        if changed:
+            with self._transaction():
+                self._db.executemany(
+                    "INSERT INTO told (image, id, ecosystem, package, first_seen, last_seen) "
+                    "VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE SET last_seen=excluded.last_seen",
+                    [(image, *key, day, day) for key in sorted(changed)],
+                )
+        return [
+            replace(finding, first_seen=known.get(finding.key, (day, day))[0])
+            for finding in findings
+        ]
 
     def news(self, image: str, judgements: Iterable[Judgement]) -> list[Judgement]:
         """What nobody was told of yet, and what became worse since.

@@ -45,6 +45,8 @@ def sqlite_headers(tree: Tree, found: Found) -> Iterator[bytes]:
             yield from _rows(path)
         except sqlite3.Error as error:
             raise ImageError(f"damaged: {error}; packages may lack") from error
+        except UnicodeDecodeError as error:  # what SQLite says quotes the database
+            raise ImageError("damaged: its schema is no text; packages may lack") from error
 
 
 def _rows(path: Path) -> Iterator[bytes]:

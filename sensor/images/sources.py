@@ -30,7 +30,8 @@ def open_root(path: Path, image_id: str = "", reference: str = "") -> ImageFiles
 
     Args:
         path: of it.
-        image_id: of the container's image.
+        image_id: of the container's image, if the container has not run yet: what is found is
+            kept under it as the image's.
         reference: what a person calls that.
 
     Raises:
@@ -48,7 +49,8 @@ def open_layers(details: Mapping[str, Any], reference: str = "") -> ImageFiles |
 
     Args:
         details: the answer to Docker's `GET /images/ID/json`, or `/containers/ID/json`: then
-            what the container changed is the uppermost layer.
+            what the container changed is the uppermost layer, and only of one that never ran is
+            it the image.
         reference: what a person calls the image.
 
     Returns:
@@ -63,7 +65,7 @@ def open_layers(details: Mapping[str, Any], reference: str = "") -> ImageFiles |
     if not upper:
         return None
     places = [upper, *(place for place in lower.split(":") if place)]
-    image_id = str(details.get("Image") or details.get("Id") or "")
+    image_id = _image_of(details)
     diff_ids = tuple(str(diff) for diff in (details.get("RootFS") or {}).get("Layers") or ())
     names = diff_ids[::-1] if len(diff_ids) == len(places) else ("",) * len(places)
     stack = ExitStack()
@@ -77,6 +79,15 @@ def open_layers(details: Mapping[str, Any], reference: str = "") -> ImageFiles |
         raise
     tree = Tree(layers)
     return ImageFiles(tree, image_id, reference, "overlay", diff_ids, tree.omissions, stack)
+
+
+def _image_of(details: Mapping[str, Any]) -> str:
+    """The id of the image that the layers are; "" when a container may have changed them."""
+    if "State" not in details:
+        return str(details.get("Id") or "")
+    if (details["State"] or {}).get("Status") != "created":
+        return ""
+    return str(details.get("Image") or "")
 
 
 async def image_details(engine: DockerRuntime, reference: str) -> dict[str, Any]:

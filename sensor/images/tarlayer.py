@@ -55,7 +55,12 @@ class TarLayer:
             return None
         if gone:
             entries = dict.fromkeys(gone, Node(Kind.WHITEOUT)) | entries
-        return Listing(entries, path in self._opaque)
+        return Listing(entries, path in self._opaque or self._is_new(path))
+
+    def _is_new(self, path: str) -> bool:
+        """Whether a directory was removed and made anew in this layer."""
+        parent, _, name = path.rpartition("/")
+        return name in self._whiteouts.get(parent, ())
 
     def target(self, path: str, node: Node) -> str:
         """See ``Layer.target``."""

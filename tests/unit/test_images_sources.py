@@ -113,13 +113,14 @@ def test_an_image_that_was_removed_meanwhile(tmp_path: Path) -> None:
 
 
 def test_a_container_by_its_layers_and_by_its_root(tmp_path: Path) -> None:
-    """The container's own directory is the uppermost; the image's id is kept."""
+    """What a container may have added is not kept as its image's."""
     details = overlay(tmp_path)
     details |= {"Id": "container", "Image": "sha256:web"}
-    files = open_layers(details)
-    assert files is not None
-    with files:
-        assert take_inventory(files).image_id == "sha256:web"
+    for status, expected in (("created", "sha256:web"), ("running", ""), ("exited", "")):
+        files = open_layers(details | {"State": {"Status": status}})
+        assert files is not None
+        with files:
+            assert take_inventory(files).image_id == expected
     root = unpack_to(tmp_path / "root", {"etc/os-release": DEBIAN, "var/lib/dpkg/status": BASH})
     with open_root(root, "sha256:web", "web:1") as files:
         found = take_inventory(files)

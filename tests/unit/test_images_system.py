@@ -225,6 +225,15 @@ def test_a_database_that_asks_for_ever(tmp_path: Path) -> None:
     assert "/var/lib/rpm/rpmdb.sqlite: has no table Packages" in said(found)
 
 
+def test_a_schema_that_is_no_text(tmp_path: Path) -> None:
+    """SQLite's own message about it cannot be decoded."""
+    place = tmp_path / "var/lib/rpm"
+    sqlite_database(place, headers()[1:])
+    path = place / "rpmdb.sqlite"
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE Pack", b"CREATE \xffABLE Pack"))
+    assert "its schema is no text" in said(inventory(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

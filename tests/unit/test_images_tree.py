@@ -94,6 +94,15 @@ def test_an_opaque_directory_hides_what_the_layers_below_have_in_it(tar_tree: Ma
     assert files(tree) == {"app/lib/new", "app/other"}
 
 
+def test_a_directory_that_was_removed_and_made_anew_is_new(tar_tree: MakeTree) -> None:
+    """A whiteout counts for the layers below only, whatever stands beside it."""
+    tree = tar_tree(
+        {"app/old": b"", "x": b"old"}, {".wh.app": b"", "app/new": b"", ".wh.x": b"", "x": b"new"}
+    )
+    assert files(tree) == {"app/new", "x"}
+    assert read(tree, "x") == b"new"
+
+
 def test_a_file_over_a_directory_hides_it_and_the_other_way_round(tar_tree: MakeTree) -> None:
     """As overlayfs has it."""
     tree = tar_tree(

@@ -138,6 +138,16 @@ class Settings:
         return self.state_dir / "evidence"
 
     @property
+    def vulns_db(self) -> Path:
+        """The store of advisories; may be removed, feeds bring it again."""
+        return self.state_dir / "vulns.db"
+
+    @property
+    def vulns_told_db(self) -> Path:
+        """Which vulnerabilities of which image were told."""
+        return self.state_dir / "vulns-told.db"
+
+    @property
     def audits_db(self) -> Path:
         """The store of audits."""
         return self.state_dir / "audits.db"

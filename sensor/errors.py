@@ -7,13 +7,15 @@ RoteError                      one clear line, exit code 1
 │   ├── YamlFileError          a file that a person wrote: file, line, field
 │   ├── SecretError            a secret is not where a file says it is
 │   ├── RuleFileError          a rule file
+│   ├── FeedError              a feed of vulnerabilities, or a report of a scanner
 │   ├── ImageError             an image, a database of packages in it, or an SBOM
 │   └── ProtocolError          a message on the control socket
 ├── HostError                  this host lacks something                      exit 4
 │   ├── NotRootError
 │   ├── KernelSupportError     no BTF, no bpffs, a program was refused
 │   ├── RuntimeUnavailableError   a container runtime does not answer
-│   └── DeliveryError          a channel did not take a message
+│   ├── DeliveryError          a channel did not take a message
+│   └── DownloadError          a feed could not be fetched
 ├── StateError                 the state on disk: locked, full, corrupt       exit 5
 │   └── AlreadyRunningError    a second daemon
 └── NotRunningError            the daemon does not answer                     exit 6
@@ -58,6 +60,10 @@ class RuleFileError(BadInputError):
     """A rule file does not say what rules say; the rules that hold are as they were."""
 
 
+class FeedError(BadInputError):
+    """A feed or report cannot be used; what it said before holds."""
+
+
 class ImageError(BadInputError):
     """An image, a file in it or an SBOM is damaged, or is not what it should be."""
 
@@ -97,6 +103,10 @@ class DeliveryError(HostError):
         super().__init__(text)
         self.retry_after = retry_after
         self.only_this = only_this
+
+
+class DownloadError(HostError):
+    """A feed could not be fetched; what it said before holds."""
 
 
 class StateError(RoteError):

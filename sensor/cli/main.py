@@ -26,6 +26,7 @@ from sensor.cli.shell import completion, man
 from sensor.cli.status import status
 from sensor.cli.stop import stop
 from sensor.cli.unload import unload
+from sensor.cli.vulns import vulns
 from sensor.control.client import Client
 from sensor.errors import RoteError
 
@@ -86,7 +87,7 @@ for command in TRUST_COMMANDS:
     models.add_command(command)
 for command in (
     run, stop, status, doctor, containers, models, rules, session, audits, channels,
-    images, *BLOCK_COMMANDS, evidence, unload, demo, completion, man,
+    images, vulns, *BLOCK_COMMANDS, evidence, unload, demo, completion, man,
 ):  # fmt: skip
     rote.add_command(command)
 
@@ -95,7 +96,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command; errors are one line on standard error."""
     debug = "--debug" in (arguments if arguments is not None else sys.argv)
     try:
-        rote.main(args=arguments, prog_name="rote", standalone_mode=False)
+        code = rote.main(args=arguments, prog_name="rote", standalone_mode=False)
+        if (
+            isinstance(code, int) and code
+        ):  # in this mode click hands back what a command exits with
+            sys.exit(code)
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except click.Abort:

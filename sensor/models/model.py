@@ -263,11 +263,17 @@ class Model:
         """The programs that it knows, by name."""
         return sorted(str(program) for program in self._programs)
 
-    def writes(self, program: Program, path: str, operation: int) -> bool:
-        """Whether the model knows this change of an absolute path by this program."""
-        return (program, operation) in self._writes.lookup(path) or self.trust.may_write(
-            program, path, operation
-        )
+    def writes(self, program: Program, path: str, operation: int, *, shipped: bool = False) -> bool:
+        """Whether the model knows this change of an absolute path by this program.
+
+        Args:
+            program: who.
+            path: what.
+            operation: its class.
+            shipped: whether the file came with the image: what holds for any name does not then.
+        """
+        known = self._writes.lookup(path, any_name=not shipped)
+        return (program, operation) in known or self.trust.may_write(program, path, operation)
 
     def changers(self, path: str) -> frozenset[tuple[Program, int]]:
         """Who may change an absolute path, and how: each program with a kind of change."""
@@ -325,6 +331,8 @@ class Model:
             wanted += [replace(of_service, shape=s) for s in shapes(key.program, event.argv)]
             wanted.append(of_service)
         found = next((known for known in wanted if known in self.keys), None)
+        if found is None and key in self.sessions and key.parent.path:
+            return None if _program_refusal(event) else key  # as somebody did while it learned
         if found is None and event.flags & EventFlag.BEFORE:
             # How it would have been called was not settled yet.
             return next(iter(self._bases.get(_base(key), ())), None)
@@ -335,11 +343,18 @@ class Model:
         novel: list[Key] = []
         learnable: list[Key] = []
         refusal = _refusal(event)
+        can_be_known = not unknowable(event)
+        shipped = event.origin is Origin.IMAGE or bool(event.flags & EventFlag.SHIPPED)
         for path, operation in written_paths(event):
-            if not refusal and self.writes(program, path, int(operation)):
+            exact = WriteKey(program, Pattern.exact(path).text, operation)
+            if can_be_known and (
+                self.writes(program, path, int(operation), shipped=shipped)
+                or self._session_did(exact, event)
+            ):
                 continue
-            novel.append(WriteKey(program, Pattern.exact(path).text, operation))
-            learnable.append(WriteKey(program, _pattern(path, event.origin).text, operation))
+            novel.append(exact)
+            pattern = Pattern.exact(path) if shipped else _pattern(path, event.origin)
+            learnable.append(WriteKey(program, pattern.text, operation))
         if not novel:
             return Judgement(Verdict.KNOWN)
         return Judgement(
@@ -348,6 +363,12 @@ class Model:
             learnable=() if refusal else tuple(learnable),
             reason=refusal,
         )
+
+    def _session_did(self, key: WriteKey, event: Event) -> bool:
+        """Whether a session did this while the model learned, and it is nobody's to worry about."""
+        if event.actor is not Actor.SESSION or key not in self.sessions:
+            return False
+        return not any(is_protected(path) for path, _ in written_paths(event))
 
 
 def _base(key: ExecKey) -> ExecKey:

@@ -234,7 +234,8 @@ class ModelRegistry:
             The keys that are new to the model, for the kernel.
         """
         if event.actor is Actor.SESSION:
-            for key in judgement.novel:
+            # What sessions do later is news, and stays it.
+            for key in judgement.novel if not model.judges else ():
                 see(model.sessions, key, event, container_id)
             self._touch(model)
             return []

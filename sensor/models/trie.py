@@ -147,14 +147,19 @@ class PathTrie(Generic[T]):
                 self._note_edge(target, label, copy)
             self._copy(child, copy)
 
-    def walk(self, components: Sequence[bytes]) -> frozenset[T]:
-        """The values of every pattern that matches these components."""
+    def walk(self, components: Sequence[bytes], *, any_name: bool = True) -> frozenset[T]:
+        """The values of every pattern that matches these components.
+
+        Args:
+            components: of a path.
+            any_name: whether labels for last components only count.
+        """
         node = self.root
         below: set[T] = set()
         beside: set[T] = set()
         for i, part in enumerate(components):
             below = node.subtree
-            if i == len(components) - 1 and node.has_last:
+            if any_name and i == len(components) - 1 and node.has_last:
                 for label in last_labels(part):
                     if (child := node.children.get(label)) is not None:
                         beside |= child.values
@@ -168,9 +173,9 @@ class PathTrie(Generic[T]):
             node = step
         return frozenset(node.values | beside)
 
-    def lookup(self, path: str) -> frozenset[T]:
-        """The values of every pattern that matches an absolute path."""
-        return self.walk(split(path))
+    def lookup(self, path: str, *, any_name: bool = True) -> frozenset[T]:
+        """The values of every pattern that matches an absolute path; see ``walk``."""
+        return self.walk(split(path), any_name=any_name)
 
     def nodes(self) -> Iterator[Node[T]]:
         """Every node, parents before children."""

@@ -110,7 +110,7 @@ def rule_from(entry: ContainerRuleModel, source: str) -> Rule:
         explicit.add(Detection.EXEC_SESSION)
     return Rule(
         name=entry.name,
-        scope=_scope(entry.scope),
+        scope=scope_from(entry.scope),
         actions=actions,
         explicit=frozenset(explicit),
         lists=Lists(
@@ -130,7 +130,8 @@ def rule_from(entry: ContainerRuleModel, source: str) -> Rule:
     )
 
 
-def _scope(model: ScopeModel) -> Scope:
+def scope_from(model: ScopeModel) -> Scope:
+    """A scope as the loop uses it."""
     return Scope(
         images=tuple(model.images),
         containers=tuple(model.containers),

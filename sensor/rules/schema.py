@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import typing
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -17,6 +18,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 OPERATIONS = tuple((o.name or "").lower() for o in OperationClass)
 ActionName = Literal["ignore", "alert", "prevent", "block"]
 Level = Literal["low", "medium", "high", "critical"]
+Effect = Literal["ignore", "alert", "block"]  # of an image; nothing of it can be prevented
 
 
 class _Strict(BaseModel):
@@ -226,16 +228,26 @@ class ContainerRuleModel(_Strict):
 class VulnerabilityExceptionModel(_Strict):
     """A vulnerability or package that does not count."""
 
-    cve: str = ""
-    package: str = ""
+    cve: str = Field(default="", description="Shell glob over the CVE, or the advisory's name")
+    package: str = Field(default="", description="Shell glob over the package's name")
     reason: str = Field(min_length=1)
-    expires: dt.date | None = None
+    expires: dt.date | None = Field(default=None, description="The last day on which it holds")
+    effect: Effect = Field(
+        default="ignore", description="ignore, at most alert, or block whatever else is said"
+    )
 
     @model_validator(mode="after")
     def _something(self) -> VulnerabilityExceptionModel:
         if not (self.cve or self.package):
             raise ValueError("expected 'cve' or 'package'")
         return self
+
+
+class LikelihoodModel(_Strict):
+    """How likely a vulnerability must be to be exploited within 30 days (EPSS), from 0 to 1."""
+
+    alert: float | None = Field(default=None, ge=0, le=1, description="From this on")
+    block: float | None = Field(default=None, ge=0, le=1, description="From this on")
 
 
 class VulnerabilityRuleModel(_Strict):
@@ -247,13 +259,45 @@ class VulnerabilityRuleModel(_Strict):
     scope: ScopeModel = ScopeModel()
     alert: Level | None = Field(default="low", description="From this severity on")
     block: Level | None = Field(default=None, description="From this severity on")
-    only_fixed: bool = False
-    grace_days: int = Field(default=0, ge=0)
-    known_exploited: ActionName | None = None
+    severity: Literal["cvss", "vendor", "highest"] = Field(
+        default="cvss",
+        description="By CVSS where there is a score, else the vendor's; the vendor's; the higher",
+    )
+    unrated: Level | None = Field(
+        default="low", description="The severity of what nobody has rated; null: it never counts"
+    )
+    only_fixed: bool = Field(default=False, description="Only where there is a fixed version")
+    grace_days: int = Field(
+        default=0, ge=0, le=3650, description="So long after its beginning alert, do not block"
+    )
+    grace_from: Literal["fix", "published"] = Field(
+        default="fix", description="Begins when the fix was announced, or the vulnerability"
+    )
+    known_exploited: Effect | None = Field(
+        default=None,
+        description="At least this for what is known to be exploited, without grace, fixed or not",
+    )
+    epss: LikelihoodModel = LikelihoodModel()
     package_in_use: bool = Field(default=False, description="Only packages whose programs run")
-    ecosystems: list[str] = []
+    ecosystems: Globs = []
     exceptions: list[VulnerabilityExceptionModel] = []
     message: str = ""
+
+    @model_validator(mode="after")
+    def _order(self) -> VulnerabilityRuleModel:
+        for name, alert, block in (
+            ("block", _rank(self.alert), _rank(self.block)),
+            ("epss", self.epss.alert, self.epss.block),
+        ):
+            if alert is not None and block is not None and block < alert:
+                raise ValueError(
+                    f"{name}: blocks what it does not alert on; expected block >= alert"
+                )
+        return self
+
+
+def _rank(level: Level | None) -> int | None:
+    return None if level is None else typing.get_args(Level).index(level)
 
 
 class ComplianceRuleModel(_Strict):
@@ -264,8 +308,8 @@ class ComplianceRuleModel(_Strict):
     enabled: bool = True
     scope: ScopeModel = ScopeModel()
     template: Literal["cis-docker", "nist-800-190", "pci-dss"] | None = None
-    default: Literal["ignore", "alert", "block"] = "alert"
-    checks: dict[str, Literal["ignore", "alert", "block"]] = {}
+    default: Effect = "alert"
+    checks: dict[str, Effect] = {}
     message: str = ""
 
 

@@ -1,0 +1,187 @@
+"""What was told of each image, so that a vulnerability is told once and not with every scan."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from sensor.audits.audit import Action
+from sensor.errors import StateError
+from sensor.images.vulns.finding import Finding
+from sensor.images.vulns.judge import Judgement
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS told (
+    image TEXT NOT NULL,
+    id TEXT NOT NULL,
+    ecosystem TEXT NOT NULL,
+    package TEXT NOT NULL,
+    first_seen TEXT NOT NULL,
+    last_seen TEXT NOT NULL,
+    action INTEGER NOT NULL DEFAULT 0,
+    severity INTEGER NOT NULL DEFAULT 0,
+    exploited INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (image, id, ecosystem, package)
+) WITHOUT ROWID
+"""
+_RANK = {Action.IGNORE: 0, Action.ALERT: 1, Action.BLOCK: 2}
+FORGET_DAYS = 90
+
+
+class ToldStore:
+    """The store; a file of its own, because the advisories may be thrown away and this may not.
+
+    Args:
+        path: the database file; made when absent, mode 0600.
+
+    Raises:
+        StateError: it cannot be opened, is damaged, or is of a later version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._errors("open"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600, exist_ok=True)
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            # What a power cut takes away is told once more.
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, _VERSION):
+                raise StateError(
+                    f"{path}: schema version {version}; expected {_VERSION}: it was written by a "
+                    "later Rote"
+                )
+            self._db.execute(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version={_VERSION}")
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StateError(
+                f"{self.path}: cannot {what}: {error}; if it is damaged, move it away: every "
+                "vulnerability is then told once more"
+            ) from error
+        except OSError as error:
+            raise StateError(f"{self.path}: cannot {what}: {error.strerror}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._errors("write"):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def seen(self, image: str, findings: Sequence[Finding], today: dt.date) -> list[Finding]:
+        """Note what a scan found.
+
+        Args:
+            image: its id.
+            findings: all of them, before they are judged.
+            today: the day of the scan.
+
+        Returns:
+            The same, with the day on which each was first found in this image.
+        """
+        day = today.isoformat()
+        with self._errors("read"):
+            known = {
+                tuple(key): (first_seen, last_seen)
+                for *key, first_seen, last_seen in self._db.execute(
+                    "SELECT id, ecosystem, package, first_seen, last_seen FROM told WHERE image=?",
+                    (image,),
+                )
+            }
+        # A start asks this too, and usually nothing is new on the same day.
+        changed = {f.key for f in findings if known.get(f.key, ("", ""))[1] < day}
+        if changed:
+            with self._transaction():
+                self._db.executemany(
+                    "INSERT INTO told (image, id, ecosystem, package, first_seen, last_seen) "
+                    "VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE SET last_seen=excluded.last_seen",
+                    [(image, *key, day, day) for key in sorted(changed)],
+                )
+        return [
+            replace(finding, first_seen=known.get(finding.key, (day, day))[0])
+            for finding in findings
+        ]
+
+    def news(self, image: str, judgements: Iterable[Judgement]) -> list[Judgement]:
+        """What nobody was told of yet, and what became worse since.
+
+        Worse is a harder action, a higher severity, or that it is now known to be exploited.
+        """
+        with self._errors("read"):
+            told = {
+                tuple(key): tuple(state)
+                for *key, action, severity, exploited in self._db.execute(
+                    "SELECT id, ecosystem, package, action, severity, exploited FROM told "
+                    "WHERE image=?",
+                    (image,),
+                )
+                for state in [(action, severity, exploited)]
+            }
+        return [
+            judgement
+            for judgement in judgements
+            if judgement.action is not Action.IGNORE
+            and _is_worse(_state(judgement), told.get(judgement.finding.key, (0, 0, 0)))
+        ]
+
+    def mark(self, image: str, judgements: Iterable[Judgement], today: dt.date) -> None:
+        """Note that people were told. Called when the audit is kept: twice is better than never."""
+        day = today.isoformat()
+        with self._transaction():
+            self._db.executemany(
+                "INSERT INTO told VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET "
+                "action=excluded.action, severity=excluded.severity, exploited=excluded.exploited",
+                [(image, *j.finding.key, day, day, *_state(j)) for j in judgements],
+            )
+
+    def forget(self, images: Collection[str], today: dt.date) -> int:
+        """Forget images that are gone, and what was not found for long.
+
+        Args:
+            images: that are still there.
+            today: what was last found more than ``FORGET_DAYS`` before is forgotten.
+
+        Returns:
+            How many vulnerabilities were forgotten.
+        """
+        oldest = (today - dt.timedelta(days=FORGET_DAYS)).isoformat()
+        with self._transaction():
+            known = [row[0] for row in self._db.execute("SELECT DISTINCT image FROM told")]
+            gone = [(image,) for image in known if image not in images]
+            before = self._db.total_changes
+            self._db.executemany("DELETE FROM told WHERE image=?", gone)
+            self._db.execute("DELETE FROM told WHERE last_seen < ?", (oldest,))
+            return self._db.total_changes - before
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+
+def _state(judgement: Judgement) -> tuple[int, int, int]:
+    return (
+        _RANK[judgement.action],
+        int(judgement.severity),
+        int(bool(judgement.finding.exploited)),
+    )
+
+
+def _is_worse(now: tuple[int, ...], told: tuple[int, ...]) -> bool:
+    return any(new > old for new, old in zip(now, told, strict=True))

@@ -94,7 +94,10 @@ class Host:
     def ask(self, *args: str) -> Any:
         """The JSON answer of a command, or None while no daemon answers."""
         result = subprocess.run(
-            self.rote(*args, "--output", "json"), capture_output=True, timeout=_ANSWER_SECONDS, check=False
+            self.rote(*args, "--output", "json"),
+            capture_output=True,
+            timeout=_ANSWER_SECONDS,
+            check=False,
         )
         return json.loads(result.stdout) if result.returncode == 0 else None
 
@@ -174,7 +177,10 @@ def survive(kills: int, attach: str, *, upgrades: bool) -> dict[str, Any]:
             host.inside(_LEARN).wait(60)
             time.sleep(2)
             subprocess.run(
-                host.rote("models", "activate", "#1"), check=True, capture_output=True, timeout=_ANSWER_SECONDS
+                host.rote("models", "activate", "#1"),
+                check=True,
+                capture_output=True,
+                timeout=_ANSWER_SECONDS,
             )
             status = _wait(
                 lambda: (s := host.ask("status")) and s["prevention"]["containers"] and s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from sensor.models.adversary import Admission
@@ -98,10 +98,12 @@ def keep(reports: Iterable[Report], path: Path = RESULTS) -> None:
 
 
 def load(path: Path = RESULTS) -> list[Report]:
-    """The kept reports; none when there are none yet."""
+    """The kept reports; those that another version of this file kept are left out."""
     if not path.exists():
         return []
-    return [Report(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    known = {entry.name for entry in fields(Report)}
+    return [Report(**row) for row in rows if row.keys() == known]
 
 
 _COLUMNS = (

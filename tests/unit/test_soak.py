@@ -227,6 +227,9 @@ def test_audits_are_counted_by_what_they_say(tmp_path: Path) -> None:
     keep([Report("web", judged_minutes=1.0)], kept)
     assert [r.service for r in load(kept)] == ["web", "broken"]
     assert load(kept)[0].actual == 0
+    rows = json.loads(kept.read_text())
+    kept.write_text(json.dumps([*rows, {"service": "old", "gone": 1}]))
+    assert [r.service for r in load(kept)] == ["web", "broken"]
     lines = soak_table([report]).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert len(soak_table(load(kept)).splitlines()) == 3

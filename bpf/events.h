@@ -142,8 +142,9 @@ enum rote_label_kind {
 	/* Of last components only, beside what the others say: */
 	LABEL_KIND_TEMPORARY = 5, /* the label and six letters or digits, as mkstemp makes names */
 	LABEL_KIND_EXTENSION = 6, /* any name with this extension */
-	LABEL_KIND_DATA = 7, /* any name but that of code */
-	/* Not components: how an interpreter is called, see shape_node(). */
+	LABEL_KIND_DATA = 7, /* any name without an extension */
+	LABEL_KIND_TEMPORARY_LONG = 9, /* the label and eight of a to z, 0 to 9, _ */
+	/* Not a component: how an interpreter is called, see shape_node(). */
 	LABEL_KIND_SHAPE = 8,
 };
 

@@ -14,6 +14,7 @@
 #define RANDOM_MIN 6
 #define RANDOM_CHANGES 3
 #define RANDOM_LENGTH 24
+#define RANDOM_LETTERS 3
 
 /* Bits of bytes[0].kind, filled by sensor/kernel/live.py from sensor.paths. */
 #define BYTE_LOWER 1
@@ -23,6 +24,8 @@
 #define BYTE_NOT_LOWER_HEX 8
 #define BYTE_NOT_UPPER_HEX 16
 #define BYTE_MARK 32
+#define BYTE_TEMPORARY 64 /* what mkstemp of the C library makes up, and tempfile of Python */
+#define BYTE_TEMPORARY_LONG 128
 
 /*
  * One loop does both jobs, a component or a byte of its canonical form at a step: a loop inside a
@@ -42,13 +45,15 @@ static __always_inline void token_begin(struct rote_scratch *s)
 	s->token_previous = 0;
 	s->token_not_hex = 0;
 	s->token_first = 0;
+	s->token_letters = 0;
 }
 
 static __always_inline int token_is_random(struct rote_scratch *s)
 {
 	u32 length = s->token_length;
 
-	if (s->token_first == BYTE_DIGIT && s->token_kinds != BYTE_DIGIT && length)
+	if (s->token_first == BYTE_DIGIT && s->token_kinds != BYTE_DIGIT &&
+	    (s->token_letters <= RANDOM_LETTERS || s->token_changes > 1))
 		return 1;
 	if (length < RANDOM_MIN)
 		return 0;
@@ -81,6 +86,7 @@ static __always_inline int component_canonical_step(struct rote_scratch *s,
 		s->token_length += 1;
 		if (!previous)
 			s->token_first = class;
+		s->token_letters += class != BYTE_DIGIT;
 		s->token_changes += previous && previous != class;
 		s->token_kinds |= class;
 		s->token_not_hex |= kind & (BYTE_NOT_LOWER_HEX | BYTE_NOT_UPPER_HEX);

@@ -110,6 +110,7 @@ struct rote_scratch {
 	u32 token_previous;
 	u32 token_not_hex;
 	u32 token_first;
+	u32 token_letters;
 	u32 is_volatile;
 	/* a change that is judged */
 	u32 objects; /* 1 or 2 */
@@ -128,6 +129,7 @@ struct rote_scratch {
 	u32 unknown_shape; /* it is known with other arguments */
 	u64 shape_argument; /* behind it the arguments begin that matter */
 	u32 class_length; /* of the name in s->class_key */
+	u32 dot; /* where in the name in s->key the extension begins */
 	u64 file; /* that a system call acted on */
 	struct rote_name_key name;
 	struct rote_probe_key probe;

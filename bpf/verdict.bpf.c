@@ -453,55 +453,88 @@ static __always_inline int edge_grants(struct rote_scratch *s, struct rote_edge 
 
 #define EXTENSION_MAX 16
 
-/* `*.log`: the name in s->key has an extension that the program may use in directory `parent`. */
-static __always_inline int extension_granted(struct rote_scratch *s, u32 parent, u32 length,
-					     u32 classes)
+/* Where the extension of the name in s->key begins, into s->dot; 0: it has none. */
+static __always_inline void name_find_extension(struct rote_scratch *s, u32 length)
 {
-	u32 dot = 0;
-
+	s->dot = 0;
 	for (u32 i = 1; i <= EXTENSION_MAX; i++) {
+		FORGET();
 		if (i >= length)
 			break;
 		if (s->key.name[(length - i) & (NAME_SIZE - 1)] == '.') {
-			dot = i > 1 ? length - i : 0;
+			s->dot = i > 1 ? length - i : 0;
 			break;
 		}
 	}
 	FORGET();
-	if (!dot)
-		return 0;
+}
+
+/* Whether nothing of the name in s->key, which has no extension, forbids to take it for data. */
+static __always_inline int name_is_data(struct rote_scratch *s)
+{
+	u64 *words = (u64 *)s->key.name;
+
+	/* authorized_keys is nobody's data. */
+	return s->key.name[0] != '.' &&
+	       !(words[0] == 0x7a69726f68747561 && (words[1] << 8) == 0x7379656b5f646500);
+}
+
+/*
+ * `*.log`: the name in s->key has an extension that the program may use in directory `parent`.
+ * `<*>`: it has none, and the program may use any such name.
+ */
+static __always_inline int extension_granted(struct rote_scratch *s, u32 parent, u32 length,
+					     u32 classes)
+{
+	u32 dot;
+
+	name_find_extension(s, length);
+	dot = s->dot;
 	short_name_clear(&s->class_key);
-	bpf_probe_read_kernel_str(s->class_key.name, EXTENSION_MAX + 1,
-				  &s->key.name[dot & (NAME_SIZE - 1)]);
 	s->class_key.parent = parent;
-	s->class_key.kind = LABEL_KIND_EXTENSION;
-	return edge_grants(s, edge_find(&s->class_key, length - dot), classes);
+	if (dot) {
+		bpf_probe_read_kernel_str(s->class_key.name, EXTENSION_MAX + 1,
+					  &s->key.name[dot & (NAME_SIZE - 1)]);
+		s->class_key.kind = LABEL_KIND_EXTENSION;
+		return edge_grants(s, edge_find(&s->class_key, length - dot), classes);
+	}
+	if (!name_is_data(s))
+		return 0;
+	s->class_key.kind = LABEL_KIND_DATA;
+	return edge_grants(s, edge_find(&s->class_key, 0), classes);
 }
 
 #define TEMPORARY_TAIL 6
+#define TEMPORARY_LONG_TAIL 8
 
-static __always_inline int byte_is_alnum(u8 byte)
-{
-	return (u8)((byte | 0x20) - 'a') < 26 || (u8)(byte - '0') < 10;
-}
-
-/* `sed<T>`: the name in s->key, which is spoilt, less six letters or digits. */
+/*
+ * `sed<T>`, `tmp<T8>`: the name in s->key, which is spoilt, less the letters and digits that
+ * mkstemp of the C library makes up, or tempfile of Python.
+ */
 static __always_inline int temporary_granted(struct rote_scratch *s, u32 parent, u32 length,
-					     u32 classes)
+					     const u32 tail, u32 classes)
 {
-	if (length <= TEMPORARY_TAIL)
-		return 0;
-	for (u32 i = 1; i <= TEMPORARY_TAIL; i++) {
-		u32 at = (length - i) & (NAME_SIZE - 1);
+	int zero = 0;
+	struct rote_byte_table *table = bytes.lookup(&zero);
+	u32 all = tail == TEMPORARY_TAIL ? BYTE_TEMPORARY : BYTE_TEMPORARY_LONG;
 
-		if (!byte_is_alnum(s->key.name[at]))
-			return 0;
-		s->key.name[at] = 0;
+	if (!table || length <= tail)
+		return 0;
+	/* Without a branch, for the verifier's sake. */
+	for (u32 i = 1; i <= tail; i++) {
+		u8 byte = s->key.name[(length - i) & (NAME_SIZE - 1)];
+
+		all &= table->kind[byte];
 	}
 	FORGET();
-	s->key.parent = parent;
-	s->key.kind = LABEL_KIND_TEMPORARY;
-	return edge_grants(s, edge_find(&s->key, length - TEMPORARY_TAIL), classes);
+	if (!all)
+		return 0;
+	bpf_probe_read_kernel(s->class_key.name, NAME_SIZE, s->key.name);
+	bpf_probe_read_kernel(&s->class_key.name[(length - tail) & (NAME_SIZE - 1)], tail, s->zero);
+	s->class_key.parent = parent;
+	s->class_key.kind = tail == TEMPORARY_TAIL ? LABEL_KIND_TEMPORARY :
+						     LABEL_KIND_TEMPORARY_LONG;
+	return edge_grants(s, edge_find(&s->class_key, length - tail), classes);
 }
 
 /*
@@ -530,16 +563,11 @@ static __always_inline int last_component_granted(struct rote_scratch *s, struct
 	if (extension_granted(s, parent, length, classes))
 		return 1;
 	FORGET();
-	if (temporary_granted(s, parent, length, classes))
+	if (temporary_granted(s, parent, length, TEMPORARY_TAIL, classes))
 		return 1;
 	FORGET();
-	if (!name_is_code(dentry)) {
-		short_name_clear(&s->class_key);
-		s->class_key.parent = parent;
-		s->class_key.kind = LABEL_KIND_DATA;
-		if (edge_grants(s, edge_find(&s->class_key, 0), classes))
-			return 1;
-	}
+	if (temporary_granted(s, parent, length, TEMPORARY_LONG_TAIL, classes))
+		return 1;
 	s->node = node;
 	s->position = position;
 	return 0;

@@ -13,9 +13,10 @@ both on generated names.
 
 Beside these, what a model learned of the last component alone:
 
-* ``sed<T>``: the literal and six letters or digits, as ``mkstemp`` makes them;
+* ``sed<T>``: the literal and six letters or digits, as ``mkstemp`` of the C library makes them;
+* ``tmp<T8>``: the literal and eight of a to z, 0 to 9 and ``_``, as ``tempfile`` of Python does;
 * ``*.log``: any name with this extension;
-* ``<*>``: any name but that of code.
+* ``<*>``: any name that has no extension, does not begin with a dot and is not ``authorized_keys``.
 
 Text form of patterns: components separated by ``/``; ``<N>``, ``<X>``, ``*`` as above; a final
 ``**`` for everything below. A literal ``<``, ``*`` or ``\\`` is written with a backslash.
@@ -46,6 +47,7 @@ _HEX_MIN = 8
 _RANDOM_MIN = 6
 _RANDOM_CHANGES = 3
 _RANDOM_LENGTH = 24
+_RANDOM_LETTERS = 3
 
 _LOWER, _UPPER, _DIGIT = 1, 2, 4
 
@@ -72,7 +74,8 @@ def canonical(component: bytes) -> bytes | None:
     A token is a maximal run of ASCII letters and digits. A token is random when it is hex of
     at least 8 digits with a decimal digit and a letter; when it has at least 6 characters
     and changes at least 3 times between lower case, upper case and digits; when it begins with
-    a digit and has a letter; or when it has at least 24 characters, not all digits. Otherwise
+    a digit and has at most 3 letters or changes twice; or when it has at least 24 characters,
+    not all digits. Otherwise
     each of its runs of digits becomes one number.
     """
     if len(component) > CLASS_NAME_MAX:
@@ -80,13 +83,14 @@ def canonical(component: bytes) -> bytes | None:
     out = bytearray()
     volatile = False
     token_start = 0  # in out
-    length = changes = kinds = previous = first = 0
+    length = changes = kinds = previous = first = letters = 0
     only_lower_hex = only_upper_hex = True
     for byte in component + b"\0":  # the terminator ends the last token
         kind = _kind_of(byte)
         if kind == 0:
             is_hex = only_lower_hex or only_upper_hex
-            if _is_random(length, changes, kinds, first, is_hex):
+            is_counted = first == _DIGIT and (letters <= _RANDOM_LETTERS or changes > 1)
+            if _is_random(length, changes, kinds, is_counted, is_hex):
                 del out[token_start:]
                 out.append(MARK_RANDOM)
                 volatile = True
@@ -96,13 +100,14 @@ def canonical(component: bytes) -> bytes | None:
                 return None
             out.append(byte)
             token_start = len(out)
-            length = changes = kinds = previous = first = 0
+            length = changes = kinds = previous = first = letters = 0
             only_lower_hex = only_upper_hex = True
             continue
         length += 1
         if previous and previous != kind:
             changes += 1
         first = first or kind
+        letters += kind != _DIGIT
         if kind == _DIGIT:
             if previous != _DIGIT:
                 out.append(MARK_NUMBER)
@@ -118,8 +123,8 @@ def canonical(component: bytes) -> bytes | None:
     return bytes(out) if volatile else None
 
 
-def _is_random(length: int, changes: int, kinds: int, first: int, is_hex: bool) -> bool:
-    if first == _DIGIT and kinds != _DIGIT:
+def _is_random(length: int, changes: int, kinds: int, is_counted: bool, is_hex: bool) -> bool:
+    if is_counted and kinds != _DIGIT:
         return True
     if length >= _RANDOM_LENGTH and kinds != _DIGIT:
         return True
@@ -138,17 +143,18 @@ class Match(enum.IntEnum):
     # Of the last component, and learned only:
     TEMPORARY = 5  # the name and six letters or digits
     EXTENSION = 6  # any name with the extension ``name``
-    DATA = 7  # any name but that of code
+    DATA = 7  # any name without an extension
+    TEMPORARY_LONG = 9  # the name and eight of a to z, 0 to 9, _
 
 
-LAST_ONLY = frozenset({Match.TEMPORARY, Match.EXTENSION, Match.DATA})
+LAST_ONLY = frozenset({Match.TEMPORARY, Match.TEMPORARY_LONG, Match.EXTENSION, Match.DATA})
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Label:
     """One component of a pattern; ``name`` is the literal, the class label, or empty.
 
-    Of TEMPORARY it is the literal beginning, of EXTENSION the extension with its dot.
+    Of temporary names it is the literal beginning, of EXTENSION the extension with its dot.
     """
 
     match: Match
@@ -164,11 +170,12 @@ class Label:
             if self.match is Match.CLASS:
                 return canonical(other.name) == self.name
             return self in last_labels(other.name)
-        if other.match is Match.CLASS and self.match in (Match.EXTENSION, Match.DATA):
-            return self in last_labels(other.name)  # the ends of names have no marks in them
-        if self.match is Match.DATA and other.match in (Match.EXTENSION, Match.TEMPORARY):
-            return not is_code(other.name)
-        return False
+        if other.match not in (Match.CLASS, Match.TEMPORARY, Match.TEMPORARY_LONG):
+            return False
+        if other.match is not Match.CLASS and b"." in other.name:
+            return False  # what follows the last dot is made up
+        # What such names have in common says whether they have an extension, and which.
+        return self in last_labels(other.name)
 
 
 _ANY = Label(Match.ANY)
@@ -177,6 +184,8 @@ _SUBTREE = Label(Match.SUBTREE)
 
 _DATA = Label(Match.DATA)
 _TEMPORARY_TAIL = 6
+_TEMPORARY_LONG_TAIL = 8
+_PYTHONS = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_")
 _EXTENSION_MAX = 16
 
 
@@ -186,6 +195,12 @@ def temporary_beginning(name: bytes) -> bytes | None:
     if not beginning or not (tail.isalnum() and tail.isascii()):
         return None
     return beginning
+
+
+def temporary_long_beginning(name: bytes) -> bytes | None:
+    """What stands before eight of a to z, 0 to 9 and ``_``; None: it is no such name."""
+    beginning, tail = name[:-_TEMPORARY_LONG_TAIL], name[-_TEMPORARY_LONG_TAIL:]
+    return beginning if beginning and _PYTHONS.issuperset(tail) else None
 
 
 def extension(name: bytes) -> bytes | None:
@@ -204,10 +219,12 @@ def last_labels(name: bytes) -> tuple[Label, ...]:
     labels: list[Label] = []
     if (end := extension(name)) is not None:
         labels.append(Label(Match.EXTENSION, end))
+    elif not name.startswith(b".") and name != b"authorized_keys":
+        labels.append(_DATA)
     if (beginning := temporary_beginning(name)) is not None:
         labels.append(Label(Match.TEMPORARY, beginning))
-    if not is_code(name):
-        labels.append(_DATA)
+    if (beginning := temporary_long_beginning(name)) is not None:
+        labels.append(Label(Match.TEMPORARY_LONG, beginning))
     return tuple(labels)
 
 
@@ -234,6 +251,8 @@ def _label_text(label: Label) -> str:
         return f"*{_escape(label.name)}"
     if label.match is Match.TEMPORARY:
         return f"{_escape(label.name)}<T>"
+    if label.match is Match.TEMPORARY_LONG:
+        return f"{_escape(label.name)}<T8>"
     if label.match is Match.EXACT:
         return _escape(label.name)
     parts: list[str] = []
@@ -289,8 +308,9 @@ def _parse_last(text: str, whole: str) -> Label | None:
         return _DATA
     if text.startswith("*."):
         return Label(Match.EXTENSION, _parse_label(text[1:], whole).name)
-    if text.endswith("<T>") and len(text) > len("<T>"):
-        return Label(Match.TEMPORARY, _parse_label(text[:-3], whole).name)
+    for end, match in (("<T>", Match.TEMPORARY), ("<T8>", Match.TEMPORARY_LONG)):
+        if text.endswith(end) and len(text) > len(end):
+            return Label(match, _parse_label(text.removesuffix(end), whole).name)
     return None
 
 

@@ -356,12 +356,12 @@ def byte_kind(byte: int) -> int:
     if byte in MARKS:
         return 32
     if 0x61 <= byte <= 0x7A:
-        return 1 | 16 | (8 if byte > 0x66 else 0)
+        return 1 | 16 | (8 if byte > 0x66 else 0) | 64 | 128
     if 0x41 <= byte <= 0x5A:
-        return 2 | 8 | (16 if byte > 0x46 else 0)
+        return 2 | 8 | (16 if byte > 0x46 else 0) | 64
     if 0x30 <= byte <= 0x39:
-        return 4
-    return 0
+        return 4 | 64 | 128
+    return 128 if byte == 0x5F else 0
 
 
 def _mandatory_first(name: bytes) -> tuple[bool, bytes]:

@@ -39,7 +39,8 @@ class LabelKind(enum.IntEnum):
     # Of last components only, beside what the others say:
     TEMPORARY = 5  # the label and six letters or digits
     EXTENSION = 6  # any name with this extension
-    DATA = 7  # any name but that of code
+    DATA = 7  # any name without an extension
+    TEMPORARY_LONG = 9  # the label and eight of a to z, 0 to 9, _
     # Not components: how an interpreter is called, see sensor.models.arguments.
     SHAPE = 8
 
@@ -51,7 +52,7 @@ class NodeFlag(enum.IntFlag):
     HAS_ANY = 2
     MULTICALL = 4  # a program that acts by its applet
     SUBTREE = 8  # everything below counts as this node (a pattern that ends in /**)
-    HAS_LAST = 16  # a TEMPORARY, EXTENSION or DATA edge out of it
+    HAS_LAST = 16  # an edge of these kinds leads out of it
 
 
 class ContainerFlag(enum.IntFlag):

@@ -4,12 +4,13 @@ Names that a program makes up are endless. Some are covered at first sight by th
 (``sensor.paths.canonical``). What the look of one name does not tell, the population of its
 siblings does:
 
-* **temporary names** (``sed<T>``): a name that ends in six letters or digits and looks random, or
-  was renamed into place, or is one of four with the same beginning;
+* **temporary names** (``sed<T>``, ``tmp<T8>``): a name that ends in six letters or digits, or eight
+  as Python makes them, and looks random, or was renamed into place, or is one of four with the same
+  beginning;
 * **extensions** (``*.log``): eight names with one extension in one directory, or four that are also
-  equally long and begin alike;
+  equally long and begin alike, or two such that look random; each, where there are more than 32;
 * **numbers in place of hexadecimal tokens**: by chance there is no letter in them;
-* **any data file** (``<*>``): twelve names without an extension, or more than 32 in all;
+* **any data file** (``<*>``): twelve names without an extension;
 * **fan-out directories** (``objects/*/``): hashed stores have many directories with names of one or
   two characters, and which of them is used next is chance.
 
@@ -32,19 +33,22 @@ from sensor.models.keys import Key, Program, WriteKey
 from sensor.paths import (
     MARK_NUMBER,
     MARK_RANDOM,
+    MARKS,
     Label,
     Match,
     Pattern,
-    canonical,
     extension,
     is_code,
     is_protected,
+    last_labels,
     temporary_beginning,
+    temporary_long_beginning,
 )
 
 SAME_BEGINNING = 4
 SAME_EXTENSION = 8
 SAME_TEMPLATE = 4
+RANDOM_TEMPLATE = 2
 _ALIKE = 2  # characters of their beginning
 NO_EXTENSION = 12
 IN_ALL = 32
@@ -71,9 +75,10 @@ def temporary_keys(event: Event) -> list[WriteKey]:
     if event.operation is not Operation.RENAME or event.origin is Origin.IMAGE:
         return []
     directory, name = posixpath.split(event.path)
-    beginning = _fixed_beginning(os.fsencode(name))
+    beginning = temporary_beginning(os.fsencode(name))
     if (
         beginning is None
+        or _HAS_DIGIT.search(beginning)
         or posixpath.dirname(event.path2) != directory
         or is_protected(f"{directory}/")
         or is_protected(event.path)
@@ -85,23 +90,26 @@ def temporary_keys(event: Event) -> list[WriteKey]:
     return [WriteKey(program, pattern, operation) for operation in _TEMPORARY_OPERATIONS]
 
 
-def _fixed_beginning(name: bytes) -> bytes | None:
-    """What stands before six letters or digits, when it holds no number that varies."""
-    beginning = temporary_beginning(name)
-    if beginning is None or any(byte in b"0123456789" for byte in beginning):
-        return None
-    return beginning
-
-
 # Words, abbreviations and numbered names; what is none of these and has six characters is random.
 _ORDINARY = re.compile(rb"[A-Z]?[a-z]*[0-9]*|[A-Z]+[0-9]*")
+_WORDS = re.compile(rb"[a-z]*([A-Z][a-z]+)*[0-9]*|[A-Z]+[0-9]*")
 _SHORT_BEGINNING = 3
+_HAS_DIGIT = re.compile(rb"[0-9]")  # in front of what is made up: it varies as well
 
 
 def _looks_random(name: bytes, beginning: bytes) -> bool:
     """Whether a name is that of ``mkstemp`` already by its looks."""
-    set_off = len(beginning) <= _SHORT_BEGINNING or not beginning[-1:].isalnum()
-    return set_off and _ORDINARY.fullmatch(name[len(beginning) :]) is None
+    return _is_set_off(beginning) and _ORDINARY.fullmatch(name[len(beginning) :]) is None
+
+
+def _looks_like_pythons(name: bytes, beginning: bytes) -> bool:
+    """The same of ``tempfile`` of Python: no other makes such a thing of letters and digits."""
+    tail = name[len(beginning) :]
+    return _is_set_off(beginning) and re.search(rb"[0-9_][a-z]", tail) is not None
+
+
+def _is_set_off(beginning: bytes) -> bool:
+    return len(beginning) <= _SHORT_BEGINNING or not beginning[-1:].isalnum()
 
 
 def _is_hex(name: bytes | None) -> bool:
@@ -113,43 +121,66 @@ def _is_hex(name: bytes | None) -> bool:
 class _Siblings:
     """Names that one program gave to one kind of change in one directory."""
 
-    __slots__ = ("beginnings", "by_extension")
+    __slots__ = ("beginnings", "by_extension", "by_length")
 
     def __init__(self) -> None:
         self.by_extension: dict[bytes, set[Label]] = defaultdict(set)
-        self.beginnings: dict[bytes, set[bytes]] = defaultdict(set)
+        self.by_length: dict[tuple[bytes, int], set[bytes]] = defaultdict(set)
+        self.beginnings: dict[Label, set[bytes]] = defaultdict(set)
 
     def add(self, name: bytes | None, label: Label) -> list[Label]:
         """Count a name (None: only its class is known); the wider labels that follow."""
         wider: list[Label] = []
-        end = extension(name if name is not None else label.name) or b""
-        if canonical(end) is not None or (label.match is Match.CLASS and b"." not in label.name):
-            end = b""
-        same = self.by_extension[end]
-        same.add(label)
-        enough = len(same) >= SAME_EXTENSION or _is_template(same, end)
-        if end and enough and not is_code(end):
-            wider.append(Label(Match.EXTENSION, end))
-        if len(self.by_extension[b""]) >= NO_EXTENSION or (
-            sum(map(len, self.by_extension.values())) > IN_ALL
+        end = extension(label.name)
+        if end is not None and not is_code(end) and not set(end) & set(MARKS):
+            same = self.by_extension[end]
+            same.add(label)
+            alike = self.by_length[end, len(name or b"")]
+            alike.add(name or label.name)
+            if len(same) >= SAME_EXTENSION or _is_template(alike, end):
+                wider.append(Label(Match.EXTENSION, end))
+        elif _DATA in last_labels(label.name):
+            self.by_extension[b""].add(label)
+            if len(self.by_extension[b""]) >= NO_EXTENSION:
+                wider.append(_DATA)
+        if sum(map(len, self.by_extension.values())) > IN_ALL:
+            wider += [Label(Match.EXTENSION, end) for end in self.by_extension if end]
+        return wider + (self._temporary(name) if name is not None else [])
+
+    def _temporary(self, name: bytes) -> list[Label]:
+        found: list[Label] = []
+        for match, beginning, looks in (
+            (Match.TEMPORARY, temporary_beginning(name), _looks_random),
+            (Match.TEMPORARY_LONG, temporary_long_beginning(name), _looks_like_pythons),
         ):
-            wider.append(_DATA)
-        beginning = _fixed_beginning(name) if name is not None else None
-        if name is not None and beginning is not None:
-            tails = self.beginnings[beginning]
+            if beginning is None or _HAS_DIGIT.search(beginning):
+                continue
+            label = Label(match, beginning)
+            tails = self.beginnings[label]
             tails.add(name)
-            if len(tails) >= SAME_BEGINNING or _looks_random(name, beginning):
-                wider.append(Label(Match.TEMPORARY, beginning))
-        return wider
+            if len(tails) >= SAME_BEGINNING or looks(name, beginning):
+                found.append(label)
+        return found
 
 
-def _is_template(labels: set[Label], end: bytes) -> bool:
-    """Whether names with one extension are alike as ``mkstemps`` makes them."""
-    names = [label.name for label in labels if label.match is Match.EXACT]
-    if len(names) < SAME_TEMPLATE or len({len(name) for name in names}) > 1:
+def _is_template(names: set[bytes], end: bytes) -> bool:
+    """Whether names of one length and extension are alike as ``mkstemps`` makes them."""
+    alike: dict[bytes, list[bytes]] = defaultdict(list)
+    for name in names:
+        if len(name) - len(end) > _ALIKE:
+            alike[name[:_ALIKE]].append(name)
+    return any(
+        len(group) >= SAME_TEMPLATE or sum(map(_stem_looks_random, group)) >= RANDOM_TEMPLATE
+        for group in alike.values()
+    )
+
+
+def _stem_looks_random(name: bytes) -> bool:
+    stem = name.partition(b".")[0]
+    beginning = temporary_beginning(stem)
+    if beginning is None or not _is_set_off(beginning):
         return False
-    begin_alike = len({name[:_ALIKE] for name in names}) == 1
-    return begin_alike and all(len(name) - len(end) > _ALIKE for name in names)
+    return _WORDS.fullmatch(stem[len(beginning) :]) is None  # ChangeLog.txt is not made up
 
 
 class Generaliser:

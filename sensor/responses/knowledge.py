@@ -63,6 +63,7 @@ _KIND = {
     Match.CLASS: LabelKind.CLASS,
     Match.ANY: LabelKind.ANY,
     Match.TEMPORARY: LabelKind.TEMPORARY,
+    Match.TEMPORARY_LONG: LabelKind.TEMPORARY_LONG,
     Match.EXTENSION: LabelKind.EXTENSION,
     Match.DATA: LabelKind.DATA,
 }

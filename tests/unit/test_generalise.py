@@ -33,6 +33,8 @@ def learned(*paths: str, generaliser: Generaliser | None = None) -> set[str]:
     [
         pytest.param(["/srv/d/tmp_obj_WFmsEE"], {"/srv/d/tmp_obj_<T>"}, id="looks random"),
         pytest.param(["/srv/d/sedfdtNuP"], {"/srv/d/sed<T>"}, id="short beginning"),
+        pytest.param(["/run/tmppyd9d_ji"], {"/run/tmp<T8>"}, id="made by Python"),
+        pytest.param(["/tmp/wgunicorn-lb6u9o_6"], {"/tmp/wgunicorn-<T8>"}, id="by Python, too"),
         pytest.param(["/srv/d/client_header"], set(), id="a word is not random"),
         pytest.param(["/srv/d/Makefile"], set(), id="nor a capitalised one"),
         pytest.param(
@@ -53,12 +55,23 @@ def learned(*paths: str, generaliser: Generaliser | None = None) -> set[str]:
             id="made by one template",
         ),
         pytest.param(
+            [f"/srv/d/cc{tail}.res" for tail in ("rnpLSr", "eYZIMq")],
+            {"/srv/d/*.res"},
+            id="two that look random",
+        ),
+        pytest.param(
+            [f"/srv/d/{name}.txt" for name in ("ChangeLog", "ChangeSet")],
+            set(),
+            id="two words with capitals",
+        ),
+        pytest.param(
             [f"/srv/d/{letter * 4}" for letter in "abcdefghijkl"], {"/srv/d/<*>"}, id="data files"
         ),
         pytest.param(
             [f"/srv/d/{name}.{end}" for name in "abcd" for end in
              ("aa", "bb", "cc", "dd", "ee", "ff", "gg", "hh", "ii")],
-            {"/srv/d/<*>"},
+            {f"/srv/d/*.{end}" for end in
+             ("aa", "bb", "cc", "dd", "ee", "ff", "gg", "hh", "ii")},
             id="many of many kinds",
         ),
         pytest.param(

@@ -617,6 +617,8 @@ class Pipeline:
                 self._note_seen(model)
         for moved in self.models.tick(now):
             self._moved(self.models.get(moved.model_id), moved)
+        for model, keys in self.models.take_widened():
+            self._knowledge.add(model, keys)
         if now >= self._next_look:
             self._next_look = now + _LOOK_SECONDS
             for watched in self._watched.values():

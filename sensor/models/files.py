@@ -54,7 +54,6 @@ def pack_model(model: Model) -> bytes:
             "lost_seconds": model.lost_seconds,
             "created_ns": model.created_ns,
             "updated_ns": model.updated_ns,
-            "mains": [[main.path, main.applet] for main in sorted(model.mains)],
             "steady_seconds": model.steady_seconds,
             "history": [[t.time_ns, t.old, t.new, t.cause] for t in model.history],
             "novelties": [_pack_key(key, seen) for key, seen in model.novelties.items()],
@@ -103,7 +102,6 @@ def unpack_model(data: bytes, number: int, where: str) -> Model:
         created_ns=reader.get("created_ns", int),
         updated_ns=reader.get("updated_ns", int),
         history=_history(reader, model_id),
-        mains={Program(path, applet) for path, applet in reader.optional("mains", list, [])},
         steady_seconds=float(reader.optional("steady_seconds", (int, float), 0.0)),
         trust=unpack_trust(
             reader.optional("trust", dict, None),

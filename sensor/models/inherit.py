@@ -77,7 +77,6 @@ def inherit(model: Model, parent: Model) -> int:
     trust = model.trust = parent.trust.decisions()
     trust.inherited_from = parent.id
     trust.checked = False
-    model.mains = set(parent.mains)
     for key, evidence in parent.keys.items():
         if key not in model.keys and key not in trust.removed and is_confirmed(evidence):
             trust.inherited[key] = replace(

@@ -20,7 +20,7 @@ from sensor.events import (
 from sensor.models.arguments import exec_key, shapes
 from sensor.models.incidence import Incidence, Trial
 from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program, WriteKey, written_paths
-from sensor.models.phases import ALWAYS, SETTLED_SECONDS, Phase, reachable
+from sensor.models.phases import ALWAYS, SETTLED_SECONDS, Phase
 from sensor.models.trie import PathTrie
 from sensor.models.trust import Trust
 from sensor.paths import Pattern, generalise, is_protected
@@ -127,12 +127,10 @@ class Model:
     created_ns: int = 0
     updated_ns: int = 0
     history: list[Transition] = field(default_factory=list)
-    mains: set[Program] = field(default_factory=set)  # what first processes run, once started
     steady_seconds: float = 0.0  # observed after start-ups, over all runs
     trust: Trust = field(default_factory=Trust)
     _writes: PathTrie[tuple[Program, int]] = field(default_factory=PathTrie)
     _programs: dict[Program, int] = field(default_factory=dict)
-    _own: frozenset[Program] | None = None  # see phases.reachable()
     _bases: dict[ExecKey, set[ExecKey]] = field(default_factory=dict)  # by shape → these
 
     def __post_init__(self) -> None:
@@ -169,7 +167,6 @@ class Model:
         """Let the model know a key."""
         if key not in self.keys:
             self._index(key)
-            self._own = None
         self.keys[key] = evidence
 
     def shapes(self, key: ExecKey) -> set[ExecKey]:
@@ -202,15 +199,6 @@ class Model:
             ):
                 yield known
 
-    def note_main(self, program: Program) -> list[Key]:
-        """A first process runs this after the start-up; the keys that are now known for good."""
-        if program in self.mains:
-            return []
-        before = [key for key in self.keys if self.is_startup_only(key)]
-        self.mains.add(program)
-        self._own = None
-        return [key for key in before if not self.is_startup_only(key)]
-
     def is_startup_only(self, key: Key) -> bool:
         """Whether a key is known at start-up only.
 
@@ -221,16 +209,12 @@ class Model:
             return False
         if key.actor is not Actor.SERVICE or not key.parent.path:
             return False
-        if self.state in _SETTLED and self.steady_seconds < SETTLED_SECONDS:
-            return False
-        if self._own is None:
-            self._own = reachable(self.keys, self.mains)
-        return key.parent not in self._own
+        return self.state not in _SETTLED or self.steady_seconds >= SETTLED_SECONDS
 
     def remove(self, keys: Iterable[Key]) -> list[Key]:
         """Let the model know some keys no more; which of them it knew."""
         gone = [key for key in keys if self.keys.pop(key, None) is not None]
-        self._writes, self._programs, self._bases, self._own = PathTrie(), {}, {}, None
+        self._writes, self._programs, self._bases = PathTrie(), {}, {}
         for key in self.keys:
             self._index(key)
         return gone

@@ -1,18 +1,17 @@
 """Start-up and steady operation: what a service only does while it starts.
 
 Tools of an entry point (``chown``, ``sed``, ``initdb``) are what somebody who breaks in would
-like to find. An execution that was seen at start-up only is known at start-up only, as soon as
-enough of the steady operation was watched to say so. The kernel tells the two apart
-(``startup_begin()`` in bpf/exec.bpf.c): a start-up goes on for as long as no pause lies between
-executions that are new.
+like to find. An execution that was seen only before the container's first process became what it
+stays is known at start-up only, as soon as enough of the steady operation was watched to say so.
+The kernel tells whether a service starts up (``startup_begin()`` in bpf/exec.bpf.c): for as long
+as no pause lies between executions that are new. What comes in that time but after the first
+process has executed its last program is the service's own, and known for good: under load it may
+come again at any time.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
-
-from sensor.models.keys import ExecKey, Key, Program
 
 # A multiple of the pause that ends a start-up: by then what belongs to the steady operation, and
 # happens more than once in a while, has happened.
@@ -27,28 +26,3 @@ class Phase(enum.IntFlag):
 
 
 ALWAYS = Phase.STARTUP | Phase.STEADY
-
-
-def reachable(keys: Iterable[Key], mains: Iterable[Program]) -> frozenset[Program]:
-    """Programs that the service runs by itself: what first processes run when all is started.
-
-    Args:
-        keys: of a model.
-        mains: what the containers' first processes run after the start-up.
-
-    Returns:
-        These, and what they execute, and so on. What is executed by none of these belongs to the
-        entry point.
-    """
-    executed: dict[Program, set[Program]] = {}
-    for key in keys:
-        if isinstance(key, ExecKey):
-            executed.setdefault(key.parent, set()).add(key.program)
-    found: set[Program] = set()
-    waiting = list(mains)
-    while waiting:
-        program = waiting.pop()
-        if program not in found:
-            found.add(program)
-            waiting.extend(executed.get(program, ()))
-    return frozenset(found)

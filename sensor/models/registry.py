@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sensor.containers.container import Container
 from sensor.errors import UsageError
 from sensor.events import Actor, Event, EventFlag, EventKind, Operation
-from sensor.models.arguments import MANY_SHAPES
+from sensor.models.arguments import MANY_SHAPES, exec_key
 from sensor.models.counting import Counting
 from sensor.models.evidence import see
 from sensor.models.generalise import Generaliser, temporary_keys
 from sensor.models.incidence import Trial
 from sensor.models.inherit import find_parent, inherit, settle_inherited
-from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program, WriteKey
+from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, WriteKey
 from sensor.models.learning import LearningSettings, Move, next_state
 from sensor.models.model import (
     Evidence,
@@ -26,6 +27,7 @@ from sensor.models.model import (
     Transition,
     Verdict,
 )
+from sensor.models.phases import Phase
 from sensor.models.static import static_keys
 from sensor.models.store import ModelStore
 
@@ -40,7 +42,8 @@ class Run:
     complete: bool  # watched from its first instruction
     since: float  # when observation was last added up
     starting_until: float = 0.0  # seconds since the epoch
-    main: Program | None = None  # what its first process runs, as far as that was new
+    # Executed at start-up, after the first process executed something last.
+    after_last: set[ExecKey] = field(default_factory=set)
 
 
 class ModelRegistry:
@@ -69,6 +72,7 @@ class ModelRegistry:
         self._looked_for_at = clock() + _FINDING_SECONDS
         self._counting = Counting(clock)
         self._changed: set[str] = set()
+        self._widened: dict[str, list[Key]] = defaultdict(list)
 
     def attach(self, container: Container, *, complete: bool, continued: bool = False) -> Model:
         """The model of a container, made when there is none; its run begins.
@@ -128,6 +132,7 @@ class ModelRegistry:
         run = self._runs.pop(container_id, None)
         if run is not None:
             self._add_time(run, self._clock())
+            self._started(run)
             self._counting.ended(container_id)
             run.model.open_runs.pop(container_id, None)
             run.model.last_used_ns = self._now_ns()
@@ -270,7 +275,25 @@ class ModelRegistry:
         if event.flags & EventFlag.STARTUP:
             run.starting_until = self._clock() + self._settings.startup_pause
         if event.pid == init_pid and event.operation is Operation.EXEC:
-            run.main = Program(event.path, event.applet)
+            run.after_last.clear()
+        elif event.flags & EventFlag.STARTUP and event.actor is Actor.SERVICE:
+            run.after_last.add(exec_key(event))
+
+    def _started(self, run: Run) -> None:
+        """A run has started up: what came after its first process's last program is its own."""
+        model = run.model
+        for seen in run.after_last:
+            for key in (seen, replace(seen, shape=ANY_ARGUMENTS)):
+                evidence = model.keys.get(key)
+                if evidence is not None and not evidence.phases & Phase.STEADY:
+                    evidence.phases |= Phase.STEADY
+                    self._widened[model.id].append(key)
+        run.after_last.clear()
+
+    def take_widened(self) -> list[tuple[Model, list[Key]]]:
+        """Keys that are known for good since the last call, for the kernel."""
+        widened, self._widened = self._widened, defaultdict(list)
+        return [(self._models[i], keys) for i, keys in widened.items() if i in self._models]
 
     def note_lost(self, container_id: str, lost: int) -> None:
         """Events of a container were lost: its model's quiet time starts again."""
@@ -291,9 +314,8 @@ class ModelRegistry:
         """Add up time under observation; move models whose time has come."""
         for run in self._runs.values():
             self._add_time(run, now)
-            if run.main is not None and now >= run.starting_until:
-                run.model.note_main(run.main)
-                run.main = None
+            if run.after_last and now >= run.starting_until:
+                self._started(run)
         moved = []
         running = {run.model.id: run.model for run in self._runs.values()}
         for model in running.values():

@@ -9,7 +9,6 @@ import pytest
 from sensor.audits.audit import AuditType
 from sensor.events import EventFlag
 from sensor.models.files import pack_model, unpack_model
-from sensor.models.keys import Program
 from sensor.models.phases import Phase
 from tests.unit.builders import container, execution
 from tests.unit.stories import Story
@@ -57,8 +56,6 @@ def types(story: Story) -> list[AuditType]:
 def test_a_tool_of_the_start_up_is_novel_later(story: Story) -> None:
     """The kernel is silent about it at start-up, and afterwards it is an audit of its own kind."""
     after(story, 125)
-    (model,) = story.models.all()
-    assert model.mains == {Program("/bin/serve")}
     activate(story)
     assert story.happen(CHOWN) == 0
     assert story.happen(LATER) == 1
@@ -101,6 +98,5 @@ def test_phases_survive_the_store(story: Story) -> None:
     after(story, 125)
     (model,) = story.models.all()
     again = unpack_model(pack_model(model), model.number, "test")
-    assert again.mains == model.mains
     assert again.steady_seconds == model.steady_seconds
     assert [e.phases for e in again.keys.values()] == [e.phases for e in model.keys.values()]

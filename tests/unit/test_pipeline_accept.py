@@ -13,7 +13,6 @@ from sensor.control.trust_handlers import TrustHandlers
 from sensor.errors import UsageError
 from sensor.events import EventFlag, Operation, Origin, WalkEnd
 from sensor.models.files import key_from_text
-from sensor.models.keys import Program
 from sensor.models.model import ModelState, Source
 from sensor.rules.policy import Policy
 from sensor.rules.rule import uniform
@@ -151,7 +150,7 @@ def test_what_belongs_to_the_start_up_is_accepted_for_later(story: Story) -> Non
     model.state = ModelState.LEARNING
     tool = ("/bin/chown", "/bin/entry")
     story.happen(execution(*tool, flags=EventFlag.STARTUP))
-    model.mains, model.steady_seconds = {Program("/bin/serve")}, 1000.0
+    model.steady_seconds = 1000.0
     model.state = ModelState.ACTIVE
     story.pipeline.reload_model(model)
     assert story.happen(execution(*tool)) == 1

@@ -154,8 +154,7 @@ NGINX = Service(
 # A worker of busybox and nothing else: takes jobs out of a FIFO.
 _WORKER = r"""#!/bin/sh
 mkdir -p /var/out
-echo level=debug >/var/out/settings
-sed -i 's/debug/info/' /var/out/settings
+echo level=debug | sed 's/debug/info/' >/var/out/settings
 mkfifo /run/jobs
 done=0
 while :; do

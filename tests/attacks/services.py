@@ -131,7 +131,7 @@ POSTGRES = Service(
 )
 REDIS = Service(
     images.Recipe("attack-redis", (_entrypoint("redis"), "WORKDIR /data")),
-    ready="redis-cli -h $HOST ping",
+    ready="redis-cli -e -h $HOST get nothing",
     load="""
     redis-benchmark -h $HOST -q -n 5000 -t set,get,lpush
     redis-cli -h $HOST bgrewriteaof; sleep 1

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from sensor.audits.formats import to_json
 from sensor.audits.store import unpack_audit
 from sensor.control.client import Client
@@ -32,25 +34,26 @@ _READY_SECONDS = 60
 _LOAD_SECONDS = 180
 _ATTACK_SECONDS = 40
 _ANSWER_SECONDS = 15.0
-_STARTS = 4  # of a service that is refused something while it starts
 _AT_ONCE = 3
 
 
 @dataclass(frozen=True, slots=True)
-class _Started:
-    """A container for one attack."""
+class _Facts:
+    """What is asked of a container again and again."""
 
-    container: Running
-    false: list[dict[str, Any]]  # audits of starts before, which failed
-    why_not: str  # it does not answer, or empty
+    root: Path  # in /proc
+    address: str
 
 
 class Field:
     """Containers under a daemon of Rote.
 
+    Prevention begins, by a rule, when the services answer: attacks are what is looked at here, and
+    whether normal starts are refused is not. What would be is counted as false alarms.
+
     Args:
         docker: the Engine that the daemon follows.
-        rote: the daemon; running.
+        rote: the daemon; started here.
         mode: what it does with what it does not know.
         settle: seconds without a new execution after which a service's start-up is over.
     """
@@ -58,10 +61,14 @@ class Field:
     def __init__(self, docker: Docker, rote: Rote, mode: Mode, settle: float) -> None:
         self._docker = docker
         self._rote = rote
+        self._rules = rote.home / "rules.d"
+        self._rules.mkdir()
+        rote.start("--rules", str(self._rules))
         self._mode = mode
         self._settle = settle
         self._client: Running | None = None
         self._lock = threading.Lock()
+        self._facts: dict[str, _Facts] = {}  # by containers' ids
         self._control = Client(rote.run_dir / "control.sock")
 
     def learn(self, services: Sequence[Service]) -> None:
@@ -90,55 +97,41 @@ class Field:
     def attack(self, attacks: Sequence[Attack]) -> Iterable[Result]:
         """Do some attacks on one service, each in a container of its own."""
         service = find(attacks[0].service)
-        started: list[_Started] = []
+        containers: list[Running] = []
         try:
             with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
-                started.extend(
-                    pool.map(lambda one: self._start_ready(service, one.row.options), attacks)
+                containers.extend(
+                    pool.map(lambda one: self._start(service, one.row.options), attacks)
                 )
+                ready = list(pool.map(lambda one: self._why_not_ready(service, one), containers))
             time.sleep(self._settle)
-            for attack, one in zip(attacks, started, strict=True):
-                if one.why_not:
-                    yield Result(attack, self._mode, one.why_not, before=one.false, started=False)
+            if self._mode is Mode.PREVENT:
+                self._prevent(containers)
+            for attack, container, why_not in zip(attacks, containers, ready, strict=True):
+                if why_not:
+                    false = self._audits(container)
+                    yield Result(attack, self._mode, why_not, before=false, started=False)
                 else:
-                    yield self._do(service, attack, one)
+                    yield self._do(service, attack, container)
         finally:
-            for one in started:
-                one.container.remove()
-
-    def _start_ready(self, service: Service, options: Sequence[str]) -> _Started:
-        """A container whose service answers.
-
-        Normal starts that were refused are false alarms; then another one is tried.
-        """
-        false: list[dict[str, Any]] = []
-        for left in reversed(range(_STARTS)):
-            container = self._start(service, options)
-            why_not = self._why_not_ready(service, container)
-            if not why_not or not left:
-                return _Started(container, false, why_not)
-            false += self._audits(container)
-            container.remove()
-        raise AssertionError("unreachable: the last start is given back whatever became of it")
+            for container in containers:
+                container.remove()
 
     def _why_not_ready(self, service: Service, container: Running) -> str:
         try:
             self._wait_until_watched(container)
             self._use_a_little(service, container)
-            if self._mode is Mode.PREVENT:
-                self._wait_for_prevention(container)
         except (AssertionError, TimeoutError) as error:
             return f"the service did not start: {error}"
         return ""
 
-    def _do(self, service: Service, attack: Attack, one: _Started) -> Result:
-        row, container = attack.row, one.container
+    def _do(self, service: Service, attack: Attack, container: Running) -> Result:
+        row = attack.row
         result = Result(attack, self._mode)
         for path, content in row.plants.items():
-            _plant(Path(f"/proc/{container.pid}/root"), path, content)
-        earlier = self._audits(container)
-        result.before = [*one.false, *earlier]
-        counts = {audit["id"]: audit["count"] for audit in earlier}
+            _plant(self._root(container), path, content)
+        result.before = self._audits(container)
+        counts = {audit["id"]: audit["count"] for audit in result.before}
 
         def look() -> bool:
             result.audits = [
@@ -154,7 +147,7 @@ class Field:
             # Done in the background, and later than the answer: the two seconds begin with it.
             _until(lambda: self._is_over(result, container), _EFFECT_SECONDS)
             _until(look, TOLD_SECONDS)
-        result.effect = _effect(result, container)
+        result.effect = self._has_effect(result, container)
         result.answers = self._answers(service, container)
         return result
 
@@ -162,7 +155,11 @@ class Field:
         """Whether the attack had its effect, or will not have it."""
         if result.attack.row.attempt or (self._mode is Mode.PREVENT and result.audits):
             return True
-        return _effect(result, container)
+        return self._has_effect(result, container)
+
+    def _has_effect(self, result: Result, container: Running) -> bool:
+        effect = result.attack.row.effect
+        return has_effect(effect, result.said, container, self._root(container))
 
     def _enter(self, service: Service, attack: Attack, container: Running) -> str:
         row = attack.row
@@ -171,12 +168,12 @@ class Field:
             return answer.stdout + answer.stderr
         script = service.entries[row.enters]
         if not script:
-            return _job(container, row.command)
+            return _job(self._root(container), row.command)
         return self._from_client(script, container, attack=row.command, check=False)
 
     def _answers(self, service: Service, container: Running) -> bool:
         def answers() -> bool:
-            if not container.inspect()["State"]["Running"]:
+            if not self._root(container).exists():
                 return False
             try:
                 self._use_a_little(service, container, seconds=5)
@@ -187,9 +184,19 @@ class Field:
         return _until(answers, _ANSWER_SECONDS)
 
     def _start(self, service: Service, options: Sequence[str] = ()) -> Running:
-        return self._docker.run(
+        container = self._docker.run(
             service.recipe.reference, options=(*service.recipe.options, *options)
         )
+        inspected = container.inspect()
+        networks = inspected["NetworkSettings"]["Networks"].values()
+        self._facts[container.id] = _Facts(
+            Path(f"/proc/{inspected['State']['Pid']}/root"),
+            next((str(network["IPAddress"]) for network in networks), ""),
+        )
+        return container
+
+    def _root(self, container: Running) -> Path:
+        return self._facts[container.id].root
 
     def _wait_until_watched(self, container: Running) -> None:
         self._rote.wait_for(
@@ -210,7 +217,7 @@ class Field:
         self._use_a_little(service, container)
         if service is BOX:
             for _ in range(3):
-                _job(container, service.load)
+                _job(self._root(container), service.load)
         else:
             self._from_client(f"set -e\n{service.load}", container)
 
@@ -219,13 +226,13 @@ class Field:
     ) -> None:
         """Wait until it answers."""
         if service is BOX:
-            jobs = Path(f"/proc/{container.pid}/root/run/jobs")
+            jobs = self._root(container) / "run/jobs"
             wait_for(jobs.is_fifo, seconds=seconds, what="the worker")
-            _job(container, service.ready)
+            _job(self._root(container), service.ready)
             return
 
         def answers() -> bool:
-            assert container.inspect()["State"]["Running"], container.logs()[-500:]
+            assert self._root(container).exists(), container.logs()[-500:]
             return self._try_from_client(f"exec >/dev/null 2>&1; {service.ready}", container)
 
         wait_for(answers, seconds=seconds, what=f"{service.name} to answer")
@@ -244,9 +251,9 @@ class Field:
         with self._lock:
             if self._client is None:
                 self._client = self._docker.run(CLIENT.reference)
+        told = ("--env", f"HOST={self._facts[container.id].address}", "--env", f"ATTACK={attack}")
         answer = self._docker.complete(
-            *("exec", "--env", f"HOST={_address(container)}", "--env", f"ATTACK={attack}"),
-            *(self._client.id, "timeout", str(_LOAD_SECONDS), "bash", "-c", script),
+            *("exec", *told, self._client.id, "timeout", str(_LOAD_SECONDS), "bash", "-c", script),
             timeout=_LOAD_SECONDS + 20,
         )
         said = answer.stdout + answer.stderr
@@ -256,9 +263,21 @@ class Field:
         )
         return said
 
-    def _wait_for_prevention(self, container: Running) -> None:
+    def _prevent(self, containers: Sequence[Running]) -> None:
+        """Let these, and no others, be under prevention."""
+        rule = {
+            "name": "attacked",
+            "scope": {"containers": [container.name for container in containers]},
+            "processes": {"default": "prevent"},
+            "filesystem": {"default": "prevent"},
+            "sessions": {"exec_session": "prevent"},
+        }
+        text = yaml.safe_dump({"version": 1, "rules": [rule]})
+        (self._rules / "attacked.yaml").write_text(text)
+        self._rote("rules", "reload")
+        ids = {container.id for container in containers if self._root(container).exists()}
         self._rote.wait_for(
-            lambda: self._watched().get(container.id, {}).get("prevented"),
+            lambda: ids <= {key for key, row in self._watched().items() if row["prevented"]},
             seconds=30,
             what="prevention",
         )
@@ -282,15 +301,6 @@ def _until(question: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def _effect(result: Result, container: Running) -> bool:
-    return has_effect(result.attack.row.effect, result.said, container)
-
-
-def _address(container: Running) -> str:
-    networks = container.inspect()["NetworkSettings"]["Networks"]
-    return next((str(network["IPAddress"]) for network in networks.values()), "")
-
-
 def _plant(root: Path, path: str, content: str) -> None:
     """Put a file into a container from outside: what lay there before the attack."""
     file = root / path.lstrip("/")
@@ -309,9 +319,8 @@ def _plant(root: Path, path: str, content: str) -> None:
     file.chmod(0o777)
 
 
-def _job(container: Running, job: str) -> str:
+def _job(root: Path, job: str) -> str:
     """Tell the worker of busybox to do something; what that said."""
-    root = Path(f"/proc/{container.pid}/root")
     done = root / "var/out/done"
 
     def count() -> str:

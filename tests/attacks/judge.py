@@ -114,17 +114,18 @@ def names(row: Row, audit: dict[str, Any]) -> bool:
     return any(fnmatch.fnmatchcase(text, glob) for text in said for glob in row.names)
 
 
-def has_effect(effect: Effect, said: str, container: Running) -> bool:
+def has_effect(effect: Effect, said: str, container: Running, root: Path) -> bool:
     """Whether all that shows an attack's effect is there; False when nothing is looked at.
 
     Args:
         effect: what to look at.
         said: what the attack printed.
         container: where to look; from outside, so that looking is no session.
+        root: of its first process, in /proc; not there any more when the container ended.
     """
     if effect.is_empty:
         return False
-    files = _Files(container)
+    files = _Files(container, root if root.exists() else None)
     return (
         effect.says in said
         and (not effect.exists or files.status(effect.exists) is not None)
@@ -140,10 +141,9 @@ def has_effect(effect: Effect, said: str, container: Running) -> bool:
 class _Files:
     """The files of a container, running or not, without going into it."""
 
-    def __init__(self, container: Running) -> None:
+    def __init__(self, container: Running, root: Path | None) -> None:
         self._container = container
-        pid = container.pid
-        self._root = Path(f"/proc/{pid}/root") if pid else None
+        self._root = root
 
     def status(self, path: str) -> tarfile.TarInfo | os.stat_result | None:
         """Of the path itself, links not followed; None when there is nothing."""

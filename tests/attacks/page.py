@@ -16,9 +16,9 @@ Whether a learned model tells an attack from the service. Each attack is a row o
 it worked, which program or path an audit must name. `scripts/attacks` learns six services by two
 starts with normal use (Apache with PHP, a Python web application, PostgreSQL, Redis, nginx with a
 worker, a busybox worker), then does each attack in a container of its own, once with a daemon that
-alerts and once with one that prevents. Attacks come from the service itself, through a hole that
-nobody used while Rote learned, unless they enter as a session. `scripts/attacks --write` makes this
-page.
+alerts and once with one that prevents as soon as the service answers. Attacks come from the service
+itself, through a hole that nobody used while Rote learned, unless they enter as a session.
+`scripts/attacks --write` makes this page.
 
 * **caught**: an audit named the container and the program or path within two seconds.
 * **refused**: no effect, EPERM. **killed**: no effect, who tried it was ended. In both cases the

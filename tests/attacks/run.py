@@ -45,13 +45,8 @@ def attack_all(
         settle: seconds after which a service's start-up is over.
     """
     services = [find(name) for name in dict.fromkeys(attack.service for attack in attacks)]
-    options = ["--runtime", f"docker={url}"]
-    if mode is Mode.PREVENT:
-        for service in services:
-            options += ["--prevent", service.recipe.reference]
-    rote = Rote(f"attacks-{mode}", options)
+    rote = Rote(f"attacks-{mode}", ("--runtime", f"docker={url}"))
     try:
-        rote.start()
         field = Field(docker, rote, mode, settle)
         _say(f"{mode}: learning {', '.join(service.name for service in services)}")
         field.learn(services)

@@ -132,7 +132,7 @@ POSTGRES = Service(
 )
 REDIS = Service(
     Recipe("attack-redis", (_entrypoint("redis"), "WORKDIR /data")),
-    ready="redis-cli -h $HOST ping",
+    ready="redis-cli -e -h $HOST get nothing",
     load="""
     redis-benchmark -h $HOST -q -n 5000 -t set,get,lpush
     redis-cli -h $HOST bgrewriteaof; sleep 1
@@ -155,8 +155,7 @@ NGINX = Service(
 # A worker of busybox and nothing else: takes jobs out of a FIFO.
 _WORKER = r"""#!/bin/sh
 mkdir -p /var/out
-echo level=debug >/var/out/settings
-sed -i 's/debug/info/' /var/out/settings
+echo level=debug | sed 's/debug/info/' >/var/out/settings
 mkfifo /run/jobs
 done=0
 while :; do

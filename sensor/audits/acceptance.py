@@ -22,13 +22,13 @@ def accepted_keys(audit: Audit) -> list[Key]:
         raise UsageError(
             f"audit {audit.id}: {audit.type} is about Rote itself; there is nothing to accept"
         )
-    why_not = _why_not(audit)
-    if why_not:
-        raise UsageError(f"audit {audit.id}: cannot be accepted: {why_not}")
+    if why := why_not(audit):
+        raise UsageError(f"audit {audit.id}: cannot be accepted: {why}")
     return [key_from_text(text, f"audit {audit.id}") for text in audit.keys]
 
 
-def _why_not(audit: Audit) -> str:
+def why_not(audit: Audit) -> str:
+    """Why an audit cannot be accepted, and what can be done instead; "" when it can."""
     is_exec = audit.sensor is Sensor.PROCESS
     if audit.type in (AuditType.DENIED_PROGRAM, AuditType.DENIED_PATH):
         return (

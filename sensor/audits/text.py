@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 
+from sensor.audits.acceptance import why_not
 from sensor.audits.audit import Audit, AuditType, Sensor
 from sensor.audits.mitre import TECHNIQUES
 
@@ -85,6 +86,16 @@ def subject(audit: Audit) -> str:
     return escape(audit.path)
 
 
+def what_to_do(audit: Audit) -> str:
+    """What a person does about behaviour that is right."""
+    if why := why_not(audit):
+        return f"This cannot be accepted: {escape(why)}"
+    return (
+        f"If this is what {escape(audit.image) or 'the container'} should do:  "
+        f"rote models accept {audit.id}"
+    )
+
+
 def one_line(audit: Audit) -> str:
     """The audit in one line, for terminals and journals."""
     by = f" by {escape(audit.program)}" if audit.sensor is Sensor.FILESYSTEM else ""
@@ -152,8 +163,6 @@ def render(audit: Audit) -> str:
     for step in audit.steps:
         line(step.name, f"{step.result} in {step.seconds:.3f} s  {escape(step.detail)}".rstrip())
     lines.append("")
-    lines.append(
-        f"  If this is what {escape(audit.image) or 'the container'} should do:  "
-        f"rote models extend {escape(audit.image)}"
-    )
+    if audit.sensor in (Sensor.PROCESS, Sensor.FILESYSTEM) and audit.model_id:
+        lines.append(f"  {what_to_do(audit)}")
     return "\n".join(lines)

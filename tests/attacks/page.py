@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
 from collections.abc import Sequence
 
@@ -47,6 +48,7 @@ def page(results: Sequence[Result]) -> str:
         + f"{len({result.attack.name for result in results})} attacks, "
         + f"{false} false alarms in the normal use before them.\n",
         _by_kind(results, modes),
+        _false(results),
         _missed(results),
         _details(results, modes),
     ]
@@ -69,6 +71,21 @@ def _by_kind(results: Sequence[Result], modes: Sequence[Mode]) -> str:
 def _counted(results: Sequence[Result]) -> str:
     counted = Counter(result.verdict for result in results)
     return ", ".join(f"{counted[verdict]} {verdict}" for verdict in _ORDER if counted[verdict])
+
+
+def _false(results: Sequence[Result]) -> str:
+    """Where normal use was told, most often first."""
+    places = Counter(
+        (result.attack.service, str(audit["program"]), posixpath.dirname(str(audit["path"])))
+        for result in results
+        for audit in result.before
+    )
+    if not places:
+        return ""
+    lines = ["## False alarms\n", "| service | program | in | audits |", "|---|---|---|---|"]
+    for (service, program, folder), number in places.most_common():
+        lines.append(f"| {service} | {_cell(program)} | {_cell(folder)} | {number} |")
+    return "\n".join(lines) + "\n"
 
 
 def _missed(results: Sequence[Result]) -> str:

@@ -186,7 +186,9 @@ def test_the_page_explains_every_miss() -> None:
         _result(Mode.ALERT, _audit(), effect=True),
         _result(Mode.ALERT, effect=True, name="reading", expected="missed", miss="not observed"),
     ]
+    results[0].before = [_audit(program="/usr/sbin/d", path="/run/d.pid.abcdef")]
     text = page(results)
+    assert "| web | /usr/sbin/d | /run | 1 |" in text
     assert "| new program | 2 | 1 caught, 1 missed |" in text
     assert re.search(r"\| web: reading \| new program \| T1033 \| not observed \|", text)
     assert Effect().is_empty

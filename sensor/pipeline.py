@@ -269,6 +269,11 @@ class Pipeline:
             return False
         if event.actor is Actor.SESSION and watched.flags & ContainerFlag.SESSIONS:
             return False
+        # It is done, and who cleans up after something that was killed would be killed in turn,
+        # and the service with it.
+        removed = event.operation in (Operation.UNLINK, Operation.RMDIR)
+        if removed and event.walk_end is WalkEnd.BY_NAME and detection is Detection.UNKNOWN_WRITE:
+            return False
         return event.time_ns >= watched.prevented_ns
 
     def _is_audited(self, model: Model, event: Event, ruling: Ruling) -> bool:

@@ -162,6 +162,32 @@ def test_what_was_known_by_name_only_is_killed_late(tmp_path: Path) -> None:
     assert "killed after it had happened" in audit.remarks
 
 
+@pytest.mark.parametrize(
+    ("operation", "killed"),
+    [(Operation.UNLINK, False), (Operation.RMDIR, False), (Operation.RENAME, True)],
+)
+def test_who_cleans_up_is_not_killed_for_it(
+    tmp_path: Path, operation: Operation, killed: bool
+) -> None:
+    """A server that removes what its killed child left behind goes on; it is told all the same."""
+    story = Story(tmp_path, ReplayKernel(guarantee="kill"), Policy(("*",)))
+    story.learn(execution("/bin/tool"))
+    story.happen(
+        change(
+            "/var/lib/temp-77.rdb",
+            operation=operation,
+            path2="/var/lib/x" if operation is Operation.RENAME else "",
+            walk_end=WalkEnd.BY_NAME,
+            walk_end2=WalkEnd.BY_NAME if operation is Operation.RENAME else WalkEnd.NONE,
+            name="temp-77.rdb",
+            time_ns=int(story.now * 1e9) + 1,
+        )
+    )
+    assert bool(story.kernel.called("kill")) == killed
+    (audit,) = story.recorded()
+    assert audit.type is AuditType.UNKNOWN_WRITE
+
+
 def test_what_happened_before_prevention_is_not_killed(tmp_path: Path) -> None:
     """It may have been learned just then."""
     story = Story(tmp_path, ReplayKernel(guarantee="kill"), Policy(("*",)))

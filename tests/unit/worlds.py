@@ -186,7 +186,7 @@ class Bench:
 
     async def until(self, question: Any) -> None:
         """Wait for something the Blocker does by itself."""
-        deadline = asyncio.get_running_loop().time() + 5
+        deadline = asyncio.get_running_loop().time() + 60
         while not question():
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.005)

@@ -16,6 +16,7 @@ _FACTOR = 2.0  # between grids: beyond, units depend on one another
 _SMALL = 0.5  # keys; estimates below differ by chance
 _SERIES_MIN = 10  # units
 UNITS_A_DAY = 86400 / UNIT_SECONDS
+_SHORTEST_DAYS = 1 / 24  # of which a rate of runs is made
 
 
 class Kind(enum.StrEnum):
@@ -116,7 +117,9 @@ def starts_a_day(model: Model) -> float:
 def units_a_day(model: Model) -> float:
     """Units in a day of a container that is never idle; of short-lived ones, runs a day."""
     if model.incidence.short_lived and model.incidence.starts:
-        return max(1.0, starts_a_day(model))
+        # What was seen for minutes may go on all day: a promise is not to rest on less.
+        days = (model.last_used_ns - model.created_ns) / 86400e9
+        return max(1.0, model.incidence.starts / max(_SHORTEST_DAYS, days))
     return UNITS_A_DAY
 
 

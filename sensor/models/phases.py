@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import enum
 
-# A multiple of the pause that ends a start-up: by then what belongs to the steady operation, and
+# Twice the pause that ends a start-up: by then what belongs to the steady operation, and
 # happens more than once in a while, has happened.
-SETTLED_SECONDS = 90.0
+SETTLED_SECONDS = 60.0
 
 
 class Phase(enum.IntFlag):

@@ -138,8 +138,8 @@ def _whole_page(table: Sequence[Attack]) -> str:
 
 
 def default_settle() -> float:
-    """Long enough for start-up to be over, where this version of Rote knows that phase."""
-    return 35.0 if "startup_program" in {str(kind) for kind in AuditType} else 0.0
+    """Long enough to learn in two starts what belongs to the start-up, where Rote knows phases."""
+    return 65.0 if "startup_program" in {str(kind) for kind in AuditType} else 0.0
 
 
 def line(result: Result) -> str:

@@ -17,9 +17,11 @@ from sensor.events import Actor, Event, EventFlag, EventKind, Operation
 from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Program
 from sensor.paths import MARK_RANDOM, canonical
 
+_DOWNLOADERS = r"curl|wget|nc|ncat|netcat|nc\.openbsd|nc\.traditional|socat[0-9]*"
+_DOWNLOADER = re.compile(_DOWNLOADERS)
 _SHAPED = re.compile(
-    r"sh|bash|dash|ash|zsh|ksh|python[0-9.]*|perl[0-9.]*|ruby[0-9.]*|php[0-9.]*|node|nodejs|lua[0-9.]*"
-    r"|curl|wget|nc|ncat|netcat|nc\.openbsd|nc\.traditional|socat[0-9]*"
+    r"sh|bash|dash|ash|zsh|ksh|python[0-9.]*|perl[0-9.]*|ruby[0-9.]*|php[0-9.]*|node|nodejs"
+    rf"|lua[0-9.]*|{_DOWNLOADERS}"
 )
 MANY_SHAPES = 8  # called in that many ways, an interpreter is known whatever its arguments are
 _ARGUMENTS = 4
@@ -65,10 +67,15 @@ def shapes(program: Program, argv: Sequence[str]) -> tuple[str, ...]:
 
 
 def shape(program: Program, argv: Sequence[str]) -> str:
-    """The shape by which a call is remembered: with any operand, where that is a made-up name."""
+    """The shape by which a call is remembered.
+
+    With any operand where that is a made-up name, or what a downloader is to fetch.
+    """
     exact, *wider = shapes(program, argv)
     if not wider:
         return exact
+    if _DOWNLOADER.fullmatch(program.applet or posixpath.basename(program.path)):
+        return wider[0]
     operand = exact.removeprefix(wider[0].removesuffix(_ANY_OPERAND))
     form = canonical(os.fsencode(operand)) or b""
     made_up = MARK_RANDOM in form or _LONG_NUMBER.search(operand) is not None
@@ -77,7 +84,7 @@ def shape(program: Program, argv: Sequence[str]) -> str:
 
 def shape_text(label: str) -> str:
     """A shape for people."""
-    return label.replace(_ANY_OPERAND, "<any file>").strip() or "no arguments"
+    return label.replace(_ANY_OPERAND, "<any>").strip() or "no arguments"
 
 
 def exec_key(event: Event) -> ExecKey:

@@ -28,7 +28,7 @@ BUSYBOX = Program("/bin/busybox", "sh")
         (SH, ["sh", "-ec", "true"], "-ec"),
         (SH, ["sh", "/usr/lib/cron/job", "x"], "/usr/lib/cron/job"),
         (SH, ["sh", "-x", "/usr/lib/cron/job"], "-x /usr/lib/cron/job"),
-        (SH, ["sh", "/tmp/tmp.Xa1Bc2De3"], "<any file>"),
+        (SH, ["sh", "/tmp/tmp.Xa1Bc2De3"], "<any>"),
         (SH, ["sh"], "no arguments"),
         (SH, ["sh", "-"], "-"),
         (BUSYBOX, ["busybox", "sh", "-c", "true"], "-c"),
@@ -36,7 +36,7 @@ BUSYBOX = Program("/bin/busybox", "sh")
         (Program("/usr/bin/python3.11"), ["python3", "-u", "-m", "http.server"], "-u -m"),
         (Program("/usr/bin/python3.11"), ["python3", "/usr/lib/python3.11/x.py"],
          "/usr/lib/python3.11/x.py"),
-        (Program("/usr/bin/curl"), ["curl", "--silent", "http://x"], "--silent http://x"),
+        (Program("/usr/bin/curl"), ["curl", "--silent", "http://x"], "--silent <any>"),
         (Program("/usr/sbin/nginx"), ["nginx", "-g", "daemon off;"], ANY_ARGUMENTS),
     ],
 )  # fmt: skip

@@ -62,11 +62,12 @@ def test_held(daemon: Running) -> None:
     assert daemon.rote("models", "held", "#1").output == "nothing is held\n"
 
     def burst(parent: str) -> None:
-        for i in range(LIMIT + 1):
-            daemon.kernel.feed(
-                execution(f"/bin/{chr(97 + i)}", parent, time_ns=start, pid=4_001_000 + i)
-            )
-        daemon.call(lambda p: p.drain())
+        events = [
+            execution(f"/bin/{chr(97 + i)}", parent, time_ns=start, pid=4_001_000 + i)
+            for i in range(LIMIT + 1)
+        ]
+        # In the daemon's own thread, so that it takes them in together.
+        daemon.call(lambda p: (daemon.kernel.feed(*events), p.drain()))
 
     burst("/bin/one")
     assert len(rows(daemon, "held", "#1")) == LIMIT + 1

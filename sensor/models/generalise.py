@@ -78,7 +78,7 @@ def temporary_keys(event: Event) -> list[WriteKey]:
     beginning = temporary_beginning(os.fsencode(name))
     if (
         beginning is None
-        or _HAS_DIGIT.search(beginning)
+        or _HAS_NUMBER.search(beginning)
         or posixpath.dirname(event.path2) != directory
         or is_protected(f"{directory}/")
         or is_protected(event.path)
@@ -94,7 +94,7 @@ def temporary_keys(event: Event) -> list[WriteKey]:
 _ORDINARY = re.compile(rb"[A-Z]?[a-z]*[0-9]*|[A-Z]+[0-9]*")
 _WORDS = re.compile(rb"[a-z]*([A-Z][a-z]+)*[0-9]*|[A-Z]+[0-9]*")
 _SHORT_BEGINNING = 3
-_HAS_DIGIT = re.compile(rb"[0-9]")  # in front of what is made up: it varies as well
+_HAS_NUMBER = re.compile(rb"[0-9]{3}")  # in front of what is made up: it varies as well
 
 
 def _looks_random(name: bytes, beginning: bytes) -> bool:
@@ -153,7 +153,7 @@ class _Siblings:
             (Match.TEMPORARY, temporary_beginning(name), _looks_random),
             (Match.TEMPORARY_LONG, temporary_long_beginning(name), _looks_like_pythons),
         ):
-            if beginning is None or _HAS_DIGIT.search(beginning):
+            if beginning is None or _HAS_NUMBER.search(beginning):
                 continue
             label = Label(match, beginning)
             tails = self.beginnings[label]

@@ -33,6 +33,9 @@ def learned(*paths: str, generaliser: Generaliser | None = None) -> set[str]:
     [
         pytest.param(["/srv/d/tmp_obj_WFmsEE"], {"/srv/d/tmp_obj_<T>"}, id="looks random"),
         pytest.param(["/srv/d/sedfdtNuP"], {"/srv/d/sed<T>"}, id="short beginning"),
+        pytest.param(
+            ["/run/apache2.pid.xsAFAQ"], {"/run/apache2.pid.<T>"}, id="a digit in the name"
+        ),
         pytest.param(["/run/tmppyd9d_ji"], {"/run/tmp<T8>"}, id="made by Python"),
         pytest.param(["/tmp/wgunicorn-lb6u9o_6"], {"/tmp/wgunicorn-<T8>"}, id="by Python, too"),
         pytest.param(["/srv/d/client_header"], set(), id="a word is not random"),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -216,6 +216,7 @@ def test_all_problems_come_by_line() -> None:
     assert explain_validation(document, caught.value, _Zoo).endswith("(and 1 more)")
 
 
+@example(value="0E0")
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="ascii")),

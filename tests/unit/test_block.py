@@ -155,6 +155,7 @@ async def test_a_daemon_killed_in_the_middle_finishes_it_at_its_next_start(bench
     other = bench.open()  # the first one is never heard of again: kill -9
     assert other.is_blocked(WEB.id)
     await other.resume()
+    await bench.until(lambda: other.records()[0].state is BlockState.BLOCKED)
     await bench.until(lambda: bench.audits)
     assert "stop 0" in bench.world.calls
     assert "policy?" not in bench.world.calls

@@ -508,8 +508,8 @@ static __always_inline int extension_granted(struct rote_scratch *s, u32 parent,
 #define TEMPORARY_LONG_TAIL 8
 
 /*
- * `sed<T>`, `tmp<T8>`: the name in s->key, which is spoilt, less the letters and digits that
- * mkstemp of the C library makes up, or tempfile of Python.
+ * `sed<T>`, `tmp<T8>`: the name in s->key less the letters and digits that mkstemp of the C library
+ * makes up, or tempfile of Python.
  */
 static __always_inline int temporary_granted(struct rote_scratch *s, u32 parent, u32 length,
 					     const u32 tail, u32 classes)

@@ -46,7 +46,7 @@ from sensor.kernel.port import (
     NodeFlag,
     WriteEntry,
 )
-from sensor.models.arguments import exec_key
+from sensor.models.arguments import exec_key, shape
 from sensor.models.keys import ANY_ARGUMENTS, ExecKey, Key, Program, WriteKey
 from sensor.models.model import Model
 from sensor.models.trie import Node, PathTrie
@@ -482,7 +482,9 @@ class Knowledge:
     def _answer(self, number: int, event: Event) -> None:
         if event.operation is Operation.EXEC and event.actor is not Actor.SERVICE:
             # A session or probe did what the service does; its executions have keys of their own.
-            key = replace(exec_key(event), script=False)
+            # With the arguments it had, where these matter: an answer is for nothing else.
+            called = shape(Program(event.path, event.applet), event.argv)
+            key = replace(exec_key(event), script=False, shape=called)
             loaded = self._loaded[number]
             if not loaded.denies(key.program):
                 self._put_exec(loaded, self._exec_entries(loaded, number, key))

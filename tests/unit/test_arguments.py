@@ -86,6 +86,15 @@ def test_a_session_may_call_what_the_service_calls(story: Story) -> None:
     assert [audit.type for audit in story.recorded()] == [AuditType.UNKNOWN_ARGUMENTS]
 
 
+def test_an_answer_about_a_session_is_for_its_arguments_only(story: Story) -> None:
+    """What came before the container was known is answered, and lets nothing else pass."""
+    (model,) = story.models.all()
+    event = called("/usr/lib/job", actor=Actor.SESSION)
+    story.pipeline._knowledge.answer(model, event)
+    assert story.happen(called("/usr/lib/job", actor=Actor.SESSION)) == 0
+    assert story.happen(called("-c", "id", actor=Actor.SESSION)) == 1
+
+
 def test_called_in_many_ways_it_is_known_in_all(tmp_path: Path) -> None:
     """A service that makes up what it tells its shell causes no endless novelty."""
     story = Story(tmp_path)

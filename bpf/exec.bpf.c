@@ -174,7 +174,10 @@ static __always_inline u32 shape_step(struct rote_scratch *s, u64 end)
 
 	if (argument >= end)
 		return 0;
-	bpf_probe_read_user_str(option, sizeof(option), (void *)argument);
+	if (bpf_probe_read_user_str(option, sizeof(option), (void *)argument) < 0) {
+		s->unreadable = 1;
+		return 0;
+	}
 	is_option = (option[0] == '-') & (option[1] != 0);
 	is_long = is_option & (option[1] == '-');
 	most = is_option ? SHAPE_SHORT_OPTION : SHAPE_OPERAND;
@@ -221,14 +224,20 @@ static __always_inline u32 shape_load(struct rote_scratch *s)
  * The node of the way in which `program`, an interpreter, is called, or NODE_NONE. The twin of
  * shape() in sensor/models/arguments.py.
  */
-static __always_inline u32 shape_node(struct rote_scratch *s, u32 program)
+static __always_inline u32 shape_node(struct rote_scratch *s, struct rote_container *c, u32 program)
 {
 	struct rote_edge *edge;
 	u32 length;
 
 	s->class_length = 0;
+	s->unreadable = 0;
 	length = shape_load(s);
 	FORGET();
+	if (s->unreadable) {
+		/* Else it would look as if it had no arguments. */
+		COUNT_ERROR(c->container, ERROR_READ);
+		return NODE_NONE;
+	}
 	s->key.parent = program;
 	s->key.kind = LABEL_KIND_SHAPE;
 	edge = edge_find(&s->key, length);
@@ -267,7 +276,7 @@ static __always_inline u32 exec_known(struct rote_scratch *s, struct rote_contai
 		value = exec_value(s, &key);
 	}
 	if (is_complete && value == EXEC_SHAPE) {
-		key.program = shape_node(s, program);
+		key.program = shape_node(s, c, program);
 		value = key.program ? exec_value(s, &key) : 0;
 		s->unknown_shape = !value;
 	}

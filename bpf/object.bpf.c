@@ -129,6 +129,7 @@ struct rote_scratch {
 	u32 unknown_shape; /* it is known with other arguments */
 	u64 shape_argument; /* behind it the arguments begin that matter */
 	u32 class_length; /* of the name in s->class_key */
+	u32 unreadable; /* an argument could not be read */
 	u32 dot; /* where in the name in s->key the extension begins */
 	u64 file; /* that a system call acted on */
 	struct rote_name_key name;

@@ -9,9 +9,8 @@ and with them the positions.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from sensor.audits.audit import Audit
 from sensor.audits.store import pack_audit, unpack_audit
 from sensor.channels.files import ChannelConfig
 from sensor.channels.message import SAMPLES_MAX, Group, Message
-from sensor.errors import StateError
+from sensor.database import database_errors, open_database, transaction
 
 FULL = 1000  # waiting messages of a channel, from which on even immediate ones are gathered
 _FULL_SECONDS = 60
@@ -80,6 +79,7 @@ ON CONFLICT DO UPDATE SET
     times = times + excluded.times,
     last_ns = max(last_ns, excluded.last_ns)
 """
+_REMEDY = "move it away and start again: audits are not lost by that"
 
 
 @dataclass(slots=True)
@@ -132,43 +132,20 @@ class Queue:
         self.states: dict[str, State] = {}
         self._noted: dict[int, int] = {}  # audit → how often it had happened when it was fed
         with self._errors("open"):
-            path.touch(mode=0o600, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
-                raise StateError(
-                    f"{path}: schema version {version}; expected {_VERSION}: it was written by a "
-                    "later Rote"
-                )
-            self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version={_VERSION}")
+            self._db = open_database(path, _VERSION, _SCHEMA, any_thread=True)
             self._load()
 
-    @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StateError(
-                f"{self.path}: cannot {what}: {error}; if it is damaged, move it away and start "
-                "again: audits are not lost by that"
-            ) from error
-        except OSError as error:
-            raise StateError(f"{self.path}: cannot {what}: {error.strerror}") from error
+    def _errors(self, what: str) -> AbstractContextManager[None]:
+        return database_errors(self.path, what, _REMEDY)
 
     @contextmanager
     def _change(self) -> Iterator[None]:
         """All or nothing; what is in memory follows what is on disk."""
         with self._errors("write"):
-            self._db.execute("BEGIN IMMEDIATE")
             try:
-                yield
-                self._db.execute("COMMIT")
+                with transaction(self._db):
+                    yield
             except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
                 self._load()
                 raise
 

@@ -5,17 +5,16 @@ One SQLite file, an image a row. Several processes may use it at once.
 
 from __future__ import annotations
 
-import sqlite3
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 import msgpack
 
-from sensor.errors import ImageError, StateError
+from sensor.database import database_errors, open_database
+from sensor.errors import ImageError
 from sensor.images.inventory import READER
 from sensor.images.package import Distribution, Inventory, Omission, Package
 
@@ -36,6 +35,7 @@ _VERSION = 1
 KEEP = 2000  # images; beyond that those go that were not asked for for longest. Some 50 kB each
 _BUSY_SECONDS = 10.0
 _UNPACKED_MAX = 1 << 30
+_REMEDY = "remove it: images are read again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,31 +76,11 @@ class InventoryCache:
         self.path = path
         self._keep = keep
         with self._errors("open"):
-            path.touch(mode=0o600, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)
-            self._db.execute("PRAGMA journal_mode=WAL")
             # What is lost in a power failure is read again.
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
-                raise StateError(
-                    f"{path}: schema version {version}; expected {_VERSION}: it was written by a "
-                    "later Rote"
-                )
-            self._db.execute(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version={_VERSION}")
+            self._db = open_database(path, _VERSION, _SCHEMA, busy_seconds=_BUSY_SECONDS)
 
-    @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            raise StateError(
-                f"{self.path}: cannot {what}: {error}; if it is damaged, remove it: images are "
-                "read again"
-            ) from error
-        except OSError as error:
-            raise StateError(f"{self.path}: cannot {what}: {error.strerror}") from error
+    def _errors(self, what: str) -> AbstractContextManager[None]:
+        return database_errors(self.path, what, _REMEDY)
 
     def get(self, image_id: str) -> Inventory | None:
         """The inventory of an image, unless it was made by a reader of another version.

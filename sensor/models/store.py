@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from sensor.database import database_errors, open_database, transaction
 from sensor.errors import ModelFileError, StateError
 from sensor.models.files import pack_model, unpack_model
 from sensor.models.model import Model
@@ -19,6 +19,7 @@ CREATE TABLE IF NOT EXISTS models (
 )
 """
 _VERSION = 1
+_REMEDY = "move it away and import the exported models again"
 
 
 class ModelStore:
@@ -34,30 +35,10 @@ class ModelStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._errors("open"):
-            path.touch(mode=0o600, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
-                raise StateError(
-                    f"{path}: schema version {version}; expected {_VERSION}: it was written by a "
-                    "later Rote"
-                )
-            self._db.execute(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version={_VERSION}")
+            self._db = open_database(path, _VERSION, _SCHEMA, synchronous="FULL")
 
-    @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            raise StateError(
-                f"{self.path}: cannot {what}: {error}; if it is damaged, move it away and import "
-                "the exported models again"
-            ) from error
-        except OSError as error:
-            raise StateError(f"{self.path}: cannot {what}: {error.strerror}") from error
+    def _errors(self, what: str) -> AbstractContextManager[None]:
+        return database_errors(self.path, what, _REMEDY)
 
     def load(self) -> list[Model]:
         """Every model.
@@ -91,14 +72,8 @@ class ModelStore:
     def save(self, models: Iterable[Model]) -> None:
         """Write models in one transaction."""
         rows = [(pack_model(model), model.number) for model in models]
-        with self._errors("write"):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._db.executemany("UPDATE models SET content=? WHERE number=?", rows)
-            except sqlite3.Error:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        with self._errors("write"), transaction(self._db):
+            self._db.executemany("UPDATE models SET content=? WHERE number=?", rows)
 
     def remove(self, model: Model) -> None:
         """Forget a model."""

@@ -7,18 +7,26 @@ finds at its next start what it has to finish.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
+from sensor.database import database_errors, open_database
 from sensor.errors import StateError
 
 _VERSION = 1
 _TABLES = ("blocked", "quarantined")
+_SCHEMA = "".join(
+    f"CREATE TABLE IF NOT EXISTS {table} "
+    "(container_id TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID;\n"
+    for table in _TABLES
+)
+_REMEDY = (
+    "move it away and start again: containers that are blocked stay down, but are no "
+    "longer known as blocked"
+)
 
 
 class RecordStore:
@@ -34,34 +42,10 @@ class RecordStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._errors("open"):
-            path.touch(mode=0o600, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
-                raise StateError(
-                    f"{path}: schema version {version}; expected {_VERSION}: it was written by a "
-                    "later Rote"
-                )
-            for table in _TABLES:
-                self._db.execute(
-                    f"CREATE TABLE IF NOT EXISTS {table} "
-                    "(container_id TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
-                )
-            self._db.execute(f"PRAGMA user_version={_VERSION}")
+            self._db = open_database(path, _VERSION, _SCHEMA, synchronous="FULL")
 
-    @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            raise StateError(
-                f"{self.path}: cannot {what}: {error}; if it is damaged, move it away and start "
-                "again: containers that are blocked stay down, but are no longer known as blocked"
-            ) from error
-        except OSError as error:
-            raise StateError(f"{self.path}: cannot {what}: {error.strerror}") from error
+    def _errors(self, what: str) -> AbstractContextManager[None]:
+        return database_errors(self.path, what, _REMEDY)
 
     def put(self, table: str, container_id: str, values: dict[str, Any]) -> None:
         """Write a record, in place of an earlier one.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from sensor.database import database_errors, open_database, transaction
 from sensor.errors import StateError, UsageError
 from sensor.images.vulns import schema
 
 STALE_SECONDS = 3 * 86400.0
+_REMEDY = "remove it and run `rote vulns update` again: everything in it comes from feeds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class Feed:
         return self.age(now_ns) > (self.stale_seconds or STALE_SECONDS)
 
 
+_SCHEMA = schema.FACTS.format(schema="main") + schema.STORE
+_BUSY_SECONDS = 60.0
 _FEED = ", ".join(field.name for field in fields(Feed))
 
 
@@ -65,47 +68,18 @@ class VulnStore:
         self.path = path
         with self.errors("open"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600, exist_ok=True)
-            self.db = sqlite3.connect(path, isolation_level=None)
-            self.db.execute("PRAGMA journal_mode=WAL")
-            self.db.execute("PRAGMA synchronous=NORMAL")
-            self.db.execute("PRAGMA busy_timeout=60000")
+            self.db = open_database(path, schema.VERSION, _SCHEMA, busy_seconds=_BUSY_SECONDS)
             self.db.execute("PRAGMA cache_size=-16000")
-            version = self.db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, schema.VERSION):
-                raise StateError(
-                    f"{path}: schema version {version}; expected {schema.VERSION}: it was written "
-                    "by a later Rote"
-                )
-            if version == 0:
-                self.db.executescript(schema.FACTS.format(schema="main") + schema.STORE)
-                self.db.execute(f"PRAGMA user_version={schema.VERSION}")
 
-    @contextmanager
-    def errors(self, what: str) -> Iterator[None]:
+    def errors(self, what: str) -> AbstractContextManager[None]:
         """Whatever SQLite says, as one line for a person."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StateError(
-                f"{self.path}: cannot {what}: {error}; if it is damaged, remove it and run "
-                "`rote vulns update` again: everything in it comes from feeds"
-            ) from error
-        except OSError as error:
-            raise StateError(f"{self.path}: cannot {what}: {error.strerror}") from error
+        return database_errors(self.path, what, _REMEDY)
 
     @contextmanager
     def transaction(self, what: str) -> Iterator[None]:
         """All or nothing; readers see what was before until it is done."""
-        with self.errors(what):
-            self.db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self.db.execute("COMMIT")
-            except BaseException:
-                if self.db.in_transaction:
-                    self.db.execute("ROLLBACK")
-                raise
+        with self.errors(what), transaction(self.db):
+            yield
 
     @contextmanager
     def importing(self) -> Iterator[None]:

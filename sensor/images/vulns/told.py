@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from sensor.audits.audit import Action
-from sensor.errors import StateError
+from sensor.database import database_errors, open_database, transaction
 from sensor.images.vulns.finding import Finding
 from sensor.images.vulns.judge import Judgement
 
@@ -31,6 +30,7 @@ CREATE TABLE IF NOT EXISTS told (
 """
 _RANK = {Action.IGNORE: 0, Action.ALERT: 1, Action.BLOCK: 2}
 FORGET_DAYS = 90
+_REMEDY = "move it away: every vulnerability is then told once more"
 
 
 class ToldStore:
@@ -47,43 +47,16 @@ class ToldStore:
         self.path = path
         with self._errors("open"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
             # What a power cut takes away is told once more.
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
-                raise StateError(
-                    f"{path}: schema version {version}; expected {_VERSION}: it was written by a "
-                    "later Rote"
-                )
-            self._db.execute(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version={_VERSION}")
+            self._db = open_database(path, _VERSION, _SCHEMA)
 
-    @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StateError(
-                f"{self.path}: cannot {what}: {error}; if it is damaged, move it away: every "
-                "vulnerability is then told once more"
-            ) from error
-        except OSError as error:
-            raise StateError(f"{self.path}: cannot {what}: {error.strerror}") from error
+    def _errors(self, what: str) -> AbstractContextManager[None]:
+        return database_errors(self.path, what, _REMEDY)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._errors("write"):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._errors("write"), transaction(self._db):
+            yield
 
     def seen(self, image: str, findings: Sequence[Finding], today: dt.date) -> list[Finding]:
         """Note what a scan found.

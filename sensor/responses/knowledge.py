@@ -56,6 +56,7 @@ from sensor.rules.rule import ALL_OPERATIONS, Lists, ProgramMatch, Rule
 
 _BELOW_SHIFT = 16  # in write entries: operations for everything below the node
 _Value = tuple[int, int]  # program node, operation class
+_Place = tuple[int, int, int, int, int]
 _NO_RULE = Rule("")
 _NOTHING = "nothing"  # in place of a model's id
 _KIND = {
@@ -78,6 +79,7 @@ class _Loaded:
     denied: frozenset[str] = frozenset()  # programs that rules name by their content
     capabilities: frozenset[WritesAndExecutes] = frozenset()  # of the model
     executions: set[ExecEntry] = field(default_factory=set)
+    whole: set[_Place] = field(default_factory=set)  # of these, what is known with any arguments
     keys: dict[ExecEntry, ExecKey] = field(default_factory=dict)  # of these, which
     names: list[Edge] = field(default_factory=list)
     writes: set[tuple[int, int]] = field(default_factory=set)  # node, program
@@ -377,13 +379,8 @@ class Knowledge:
     def _put_exec(self, loaded: _Loaded, executions: Iterable[ExecEntry]) -> None:
         """Put executions. By applets or arguments one is known only where it is not known whole."""
         wanted = set(executions)
-        known = loaded.executions | wanted
-        whole = {(e.model, e.parent, e.program, e.origin, e.actor) for e in known if _is_whole(e)}
-        entries = {
-            e
-            for e in wanted
-            if _is_whole(e) or (e.model, e.parent, e.program, e.origin, e.actor) not in whole
-        }
+        loaded.whole.update(_place(e) for e in wanted if _is_whole(e))
+        entries = {e for e in wanted if _is_whole(e) or _place(e) not in loaded.whole}
         loaded.executions |= entries
         self._kernel.put_exec(entries)
 
@@ -572,6 +569,11 @@ def _wider(model: Model, seen: WriteKey) -> set[Key]:
 
 def _is_whole(entry: ExecEntry) -> bool:
     return not entry.by_applet and not entry.by_shape
+
+
+def _place(entry: ExecEntry) -> _Place:
+    """Its key in the kernel's map."""
+    return entry.model, entry.parent, entry.program, entry.origin, entry.actor
 
 
 def _edge(parent: Node[_Value], label: Label, child: Node[_Value]) -> Edge:

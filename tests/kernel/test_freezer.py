@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,15 +66,16 @@ def box() -> Iterator[Box]:
                 if (directory / name).exists():
                     (directory / name).write_text(value)
         for directory in directories:
-            for pid in _procs(directory):
-                os.kill(int(pid), signal.SIGKILL)
+            wait_for(lambda d=directory: _removed(d), seconds=10, what="the cgroup to empty")  # type: ignore[misc]
         for process in box.processes:
             process.wait(10)
-        for directory in directories:
-            wait_for(lambda d=directory: _removed(d), seconds=10, what="the cgroup to empty")  # type: ignore[misc]
 
 
 def _removed(directory: Path) -> bool:
+    # Again each time: what forks all the time has other processes by now.
+    for pid in _procs(directory):
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
     try:
         directory.rmdir()
     except OSError:

@@ -225,6 +225,22 @@ class ContainerRuleModel(_Strict):
     message: str = Field(default="", description="Stands in every audit of the rule")
 
 
+class _AdmissionModel(_Strict):
+    """What rules about images have in common."""
+
+    name: str = Field(min_length=1, max_length=80)
+    enabled: bool = True
+    scope: ScopeModel = ScopeModel()
+    on_error: Literal["allow", "deny"] = Field(
+        default="allow",
+        description="A start that cannot be judged, or not in time, where a gate holds it",
+    )
+    time_limit: Duration = Field(
+        default=10.0, gt=0, le=60, description="How long a start may be held for this"
+    )
+    message: str = Field(default="", description="For who started it, and in every audit")
+
+
 class VulnerabilityExceptionModel(_Strict):
     """A vulnerability or package that does not count."""
 
@@ -250,13 +266,10 @@ class LikelihoodModel(_Strict):
     block: float | None = Field(default=None, ge=0, le=1, description="From this on")
 
 
-class VulnerabilityRuleModel(_Strict):
+class VulnerabilityRuleModel(_AdmissionModel):
     """What vulnerabilities of an image lead to when a container starts."""
 
     kind: Literal["vulnerability"]
-    name: str = Field(min_length=1, max_length=80)
-    enabled: bool = True
-    scope: ScopeModel = ScopeModel()
     alert: Level | None = Field(default="low", description="From this severity on")
     block: Level | None = Field(default=None, description="From this severity on")
     severity: Literal["cvss", "vendor", "highest"] = Field(
@@ -281,7 +294,6 @@ class VulnerabilityRuleModel(_Strict):
     package_in_use: bool = Field(default=False, description="Only packages whose programs run")
     ecosystems: Globs = []
     exceptions: list[VulnerabilityExceptionModel] = []
-    message: str = ""
 
     @model_validator(mode="after")
     def _order(self) -> VulnerabilityRuleModel:
@@ -300,17 +312,47 @@ def _rank(level: Level | None) -> int | None:
     return None if level is None else typing.get_args(Level).index(level)
 
 
-class ComplianceRuleModel(_Strict):
+class ComplianceRuleModel(_AdmissionModel):
     """What failed compliance checks lead to when a container starts."""
 
     kind: Literal["compliance"]
-    name: str = Field(min_length=1, max_length=80)
-    enabled: bool = True
-    scope: ScopeModel = ScopeModel()
     template: Literal["cis-docker", "nist-800-190", "pci-dss"] | None = None
     default: Effect = "alert"
     checks: dict[str, Effect] = {}
-    message: str = ""
+
+
+class TrustedModel(_Strict):
+    """Images that are trusted; one of what is given must match."""
+
+    name: str = Field(default="", description="Of the group")
+    images: Globs = Field(default=[], description="Shell globs over REGISTRY/REPOSITORY[:TAG]")
+    digests: list[str] = Field(default=[], description="sha256:…, of the manifest or the image")
+    base_layers: list[list[str]] = Field(
+        default=[], description="Diff ids (sha256:…) that the image's layers begin with"
+    )
+
+    @field_validator("digests", "base_layers")
+    @classmethod
+    def _digests(cls, value: Any) -> Any:
+        for entry in value:
+            for digest in [entry] if isinstance(entry, str) else entry:
+                if not _SHA256.fullmatch(digest.removeprefix("sha256:")):
+                    raise ValueError(f"{digest!r}: expected sha256: and 64 hexadecimal digits")
+        return value
+
+    @model_validator(mode="after")
+    def _something(self) -> TrustedModel:
+        if not (self.images or self.digests or any(self.base_layers)):
+            raise ValueError("expected 'images', 'digests' or 'base_layers'")
+        return self
+
+
+class TrustRuleModel(_AdmissionModel):
+    """Which images are trusted, and what a container of another leads to."""
+
+    kind: Literal["trust"]
+    trusted: list[TrustedModel] = Field(min_length=1)
+    untrusted: Effect = "alert"
 
 
 def _kind(value: Any) -> Any:
@@ -320,7 +362,7 @@ def _kind(value: Any) -> Any:
 
 
 AnyRule = Annotated[
-    ContainerRuleModel | VulnerabilityRuleModel | ComplianceRuleModel,
+    ContainerRuleModel | VulnerabilityRuleModel | ComplianceRuleModel | TrustRuleModel,
     Field(discriminator="kind"),
 ]
 

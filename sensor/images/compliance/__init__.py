@@ -1,0 +1,1 @@
+"""Checks of how a container and its image are configured."""

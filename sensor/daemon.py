@@ -20,6 +20,7 @@ from typing import TextIO
 
 import orjson
 
+from sensor.admission import Admission
 from sensor.ancestry import parent_of
 from sensor.audits.head import HeadKeeper
 from sensor.audits.store import AuditStore
@@ -30,7 +31,7 @@ from sensor.channels.terminal import TerminalChannel
 from sensor.config import Settings
 from sensor.containers.docker import DockerRuntime
 from sensor.containers.podman import podman_runtime
-from sensor.containers.registry import Registry
+from sensor.containers.registry import ContainerChange, Registry
 from sensor.containers.runtime import Runtime
 from sensor.control.blocking import finder
 from sensor.control.channels import channel_handlers
@@ -123,7 +124,15 @@ class Daemon:
             )
             found = runtimes(settings)
             responders = Responders(settings, pipeline, found, stack)
-            registry = Registry(found, settings.watches, responders.on_container)
+            admission = Admission(
+                settings, pipeline, found, keeper, responders.blocker, stack=stack
+            )
+
+            def on_container(change: ContainerChange) -> None:
+                responders.on_container(change)
+                admission.on_container(change)
+
+            registry = Registry(found, settings.watches, on_container)
             pipeline.registry = registry
             pipeline.hits = Hits(settings.state_dir / "rule-hits.json")
             pipeline.teaching = Teaching(parent_of, settings.state_dir / "suspects.json")
@@ -132,7 +141,11 @@ class Daemon:
             self.pipeline = pipeline
 
             def more() -> dict[str, object]:
-                return {"rules": keeper.status(), "responses": responders.status()}
+                return {
+                    "rules": keeper.status(),
+                    "responses": responders.status(),
+                    "images": admission.status(),
+                }
 
             handlers = Handlers(pipeline, _shown(settings), self.stop, more)
             verbs = {
@@ -148,9 +161,10 @@ class Daemon:
             channels.start()
             self._banner(pipeline)
             try:
-                await self._loop(pipeline, registry, heads)
+                await self._loop(pipeline, registry, heads, admission)
             finally:
                 await server.stop()
+                await admission.close()
                 await responders.close()
                 await registry.close()
                 pipeline.drain()
@@ -168,13 +182,16 @@ class Daemon:
         """Let ``run`` end."""
         self._stopping.set()
 
-    async def _loop(self, pipeline: Pipeline, registry: Registry, heads: HeadKeeper) -> None:
+    async def _loop(
+        self, pipeline: Pipeline, registry: Registry, heads: HeadKeeper, admission: Admission
+    ) -> None:
         loop = asyncio.get_running_loop()
         fd = pipeline.kernel.fileno()
         if fd >= 0:
             loop.add_reader(fd, self._on_readable, pipeline)
         follower = asyncio.create_task(registry.run(), name="registry")
         canary = asyncio.create_task(self._canary(pipeline), name="canary")
+        scans = asyncio.create_task(admission.run(), name="scans")
         # What was imported stays: collecting it again and again costs time and shared pages.
         gc.collect()
         gc.freeze()
@@ -187,14 +204,15 @@ class Daemon:
                 if self._reloader is not None:
                     self._reloader.tick()
                 heads.tick()
-                if follower.done():
-                    follower.result()  # a mistake of ours, not of a runtime: say so and end
+                for task in (follower, scans):
+                    if task.done():
+                        task.result()  # a mistake of ours, not of a runtime: say so and end
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), _TICK_SECONDS)
         finally:
             if fd >= 0:
                 loop.remove_reader(fd)
-            for task in (canary, follower):
+            for task in (canary, scans, follower):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task

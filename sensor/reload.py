@@ -7,8 +7,7 @@ import logging
 import time
 from typing import Any
 
-from sensor.audits.audit import AuditType, Guarantee, Severity
-from sensor.audits.record import self_audit
+from sensor.audits.audit import AuditType, Guarantee, Severity, audit_about
 from sensor.channels.channel import Channels
 from sensor.containers.container import Container
 from sensor.errors import BadInputError, RoteError
@@ -89,8 +88,8 @@ class Reloader:
         return signature(outbox.directory) if outbox is not None else ()
 
     def _tell(self, names: list[str]) -> None:
-        audit = self_audit(
-            AuditType.RULES_CHANGED, Severity.INFO, _HOST, time.time_ns(), Guarantee.DETECT
+        audit = audit_about(
+            _HOST, AuditType.RULES_CHANGED, Severity.INFO, time.time_ns(), Guarantee.DETECT
         )
         audit.extra = {"rules": ", ".join([*names, "default"]), "from": str(self._keeper.path)}
         self._pipeline.record(audit)

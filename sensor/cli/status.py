@@ -50,6 +50,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         _prevention(found["prevention"]),
         *_rules(found["rules"]),
         *_responses(found["responses"]),
+        *_images(found["images"]),
         f"models      {models or 'none yet'}",
         f"in kernel   {kernel['known']} known and silent, {kernel['events']} handed over, "
         f"{kernel['lost']} lost, {kernel['truncated']} with cut paths"
@@ -97,6 +98,28 @@ def _responses(found: dict[str, Any]) -> list[str]:
         if found[name]
     ]
     return [f"responses   {', '.join(parts)}"] if parts else []
+
+
+def _images(found: dict[str, Any]) -> list[str]:
+    counts = ", ".join(
+        f"{found[name]} {what}"
+        for name, what in (
+            ("judged", "judged"),
+            ("refused", "starts refused"),
+            ("blocked", "blocked after their start"),
+            ("failed", "could not be judged"),
+        )
+        if found[name] or name == "judged"
+    )
+    feeds = f"{found['feeds']} feeds" if found["feeds"] else "no advisories (rote vulns update)"
+    lines = [f"images      {counts}; {feeds}"]
+    if found["stale_feeds"]:
+        lines.append(f"  STALE     {', '.join(found['stale_feeds'])}: rote vulns status")
+    if found["update_error"]:
+        lines.append(f"  NOT UPDATED  {found['update_error']}")
+    if found["last_error"]:
+        lines.append(f"  last error  {found['last_error']}")
+    return lines
 
 
 def _prevention(found: dict[str, Any]) -> str:

@@ -39,6 +39,8 @@ from sensor.control.rule_handlers import rule_handlers
 from sensor.control.server import ControlServer
 from sensor.control.trust_handlers import TrustHandlers
 from sensor.errors import AlreadyRunningError, HostError, NotRootError, StateError, UsageError
+from sensor.images.admission.gates import FailureOf, Gates, allow_all, goes_on
+from sensor.images.admission.start import Judge
 from sensor.kernel.live import LiveKernel
 from sensor.kernel.port import Kernel
 from sensor.models.learning import LearningSettings
@@ -74,6 +76,8 @@ class Daemon:
         settings: what to do.
         kernel: how to get at the kernel; replaced in tests.
         output: where alerts are shown.
+        judge: decides about starts that gates hold.
+        failure: what becomes of those that it does not decide; of None for unknown ones.
     """
 
     def __init__(
@@ -82,10 +86,13 @@ class Daemon:
         *,
         kernel: Callable[[Settings], Kernel] = _open_live,
         output: TextIO = sys.stdout,
+        judge: Judge = allow_all,
+        failure: FailureOf = goes_on,
     ) -> None:
         self.settings = settings
         self._open_kernel = kernel
         self._output = output
+        self._judge, self._failure = judge, failure
         self._stopping = asyncio.Event()
         self.started = asyncio.Event()
         self.pipeline: Pipeline | None = None  # once it runs
@@ -124,6 +131,8 @@ class Daemon:
             found = runtimes(settings)
             responders = Responders(settings, pipeline, found, stack)
             registry = Registry(found, settings.watches, responders.on_container)
+            gates = Gates(settings, found, registry, self._judge, self._failure)
+            responders.watchers.append(gates.on_container)
             pipeline.registry = registry
             pipeline.hits = Hits(settings.state_dir / "rule-hits.json")
             pipeline.teaching = Teaching(parent_of, settings.state_dir / "suspects.json")
@@ -132,7 +141,11 @@ class Daemon:
             self.pipeline = pipeline
 
             def more() -> dict[str, object]:
-                return {"rules": keeper.status(), "responses": responders.status()}
+                return {
+                    "rules": keeper.status(),
+                    "responses": responders.status(),
+                    "gates": gates.status(),
+                }
 
             handlers = Handlers(pipeline, _shown(settings), self.stop, more)
             verbs = {
@@ -145,12 +158,14 @@ class Daemon:
             server = ControlServer(settings.socket, verbs)
             await server.start()
             await responders.blocker.resume()
+            await gates.start()
             channels.start()
             self._banner(pipeline)
             try:
                 await self._loop(pipeline, registry, heads)
             finally:
                 await server.stop()
+                await gates.close()
                 await responders.close()
                 await registry.close()
                 pipeline.drain()

@@ -50,6 +50,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         _prevention(found["prevention"]),
         *_rules(found["rules"]),
         *_responses(found["responses"]),
+        *_gates(found["gates"]),
         f"models      {models or 'none yet'}",
         f"in kernel   {kernel['known']} known and silent, {kernel['events']} handed over, "
         f"{kernel['lost']} lost, {kernel['truncated']} with cut paths"
@@ -97,6 +98,21 @@ def _responses(found: dict[str, Any]) -> list[str]:
         if found[name]
     ]
     return [f"responses   {', '.join(parts)}"] if parts else []
+
+
+def _gates(found: dict[str, Any]) -> list[str]:
+    """How starts are held, and what came of it."""
+    lines = [f"gates       NOT READABLE: {found['problem']}"] if found["problem"] else []
+    lines.extend(
+        f"gate        {entry['gate']}: {entry['file']} ({entry['program']})"
+        for entry in found["installed"]
+    )
+    if found["asked"] or lines:
+        lines.append(
+            f"starts      {found['asked']} held, {found['allowed']} allowed, "
+            f"{found['refused']} refused, {found['undecided']} undecided, {found['held']} wait now"
+        )
+    return lines or ["gates       none installed: starts are not held (rote gate install)"]
 
 
 def _prevention(found: dict[str, Any]) -> str:

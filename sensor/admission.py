@@ -18,9 +18,9 @@ from sensor.containers.container import Container
 from sensor.containers.registry import ContainerChange
 from sensor.containers.runtime import Control, Runtime
 from sensor.errors import BadInputError, RoteError, RuntimeUnavailableError
-from sensor.images.admission.gatekeeper import Applicable, Ends, Gatekeeper, applicable
+from sensor.images.admission.gatekeeper import AnyRule, Applicable, Ends, Gatekeeper, applicable
 from sensor.images.admission.library import Library
-from sensor.images.admission.start import Answer, Start
+from sensor.images.admission.start import Answer, Failure, Start
 from sensor.images.cache import InventoryCache
 from sensor.images.vulns.judge import in_use_of
 from sensor.images.vulns.scan import Scanner
@@ -106,6 +106,21 @@ class Admission:
         if answer.allow and start.held:
             self._answered.add(start.container.id)
         return answer
+
+    def failure(self, container: Container | None) -> Failure:
+        """What becomes of a start that nobody decides.
+
+        Args:
+            container: None for one that nobody knows: the strictest that any rule says.
+        """
+        if container is not None:
+            return self.gatekeeper.failure(container)
+        trust, vulnerability = self._rule_tuples()
+        rules: list[AnyRule] = [*trust, *vulnerability]
+        strict = next((r for r in rules if r.may_block and not r.allow_on_error), None)
+        if strict is None:
+            return Failure()
+        return Failure(False, strict.time_limit, strict.name)
 
     def on_container(self, change: ContainerChange) -> None:
         """A container came, went or changed."""
@@ -261,11 +276,14 @@ class Admission:
         return await control.image_details(container.image.id) if control is not None else None
 
     def _rules(self, container: Container) -> Applicable:
+        trust, vulnerability = self._rule_tuples()
+        return applicable(trust, vulnerability, container, self._keeper.policy.where)
+
+    def _rule_tuples(self) -> tuple[tuple[TrustRule, ...], tuple[VulnerabilityRule, ...]]:
         rules = self._keeper.rules
         if self._parsed[0] is not rules:
             self._parsed = (rules, trust_rules(rules), vulnerability_rules(rules))
-        _, trust, vulnerability = self._parsed
-        return applicable(trust, vulnerability, container, self._keeper.policy.where)
+        return self._parsed[1:]
 
     def _is_protected(self, container: Container) -> bool:
         return self._keeper.policy.rule(container).protected

@@ -120,6 +120,16 @@ class Settings:
         return self.run_dir / "control.sock"
 
     @property
+    def gate_socket(self) -> Path:
+        """Where hooks ask whether a container may run; gate.c has the name, too."""
+        return self.run_dir / "gate.sock"
+
+    @property
+    def gate_dir(self) -> Path:
+        """The programs that container runtimes start, and what refers to them."""
+        return self.state_dir / "gate"
+
+    @property
     def models_db(self) -> Path:
         """The store of models."""
         return self.state_dir / "models.db"

@@ -31,7 +31,7 @@ from sensor.channels.terminal import TerminalChannel
 from sensor.config import Settings
 from sensor.containers.docker import DockerRuntime
 from sensor.containers.podman import podman_runtime
-from sensor.containers.registry import ContainerChange, Registry
+from sensor.containers.registry import Registry
 from sensor.containers.runtime import Runtime
 from sensor.control.blocking import finder
 from sensor.control.channels import channel_handlers
@@ -40,6 +40,8 @@ from sensor.control.rule_handlers import rule_handlers
 from sensor.control.server import ControlServer
 from sensor.control.trust_handlers import TrustHandlers
 from sensor.errors import AlreadyRunningError, HostError, NotRootError, StateError, UsageError
+from sensor.images.admission.gates import FailureOf, Gates
+from sensor.images.admission.start import Judge
 from sensor.kernel.live import LiveKernel
 from sensor.kernel.port import Kernel
 from sensor.models.learning import LearningSettings
@@ -75,6 +77,8 @@ class Daemon:
         settings: what to do.
         kernel: how to get at the kernel; replaced in tests.
         output: where alerts are shown.
+        judge: decides about starts that gates hold; None: the rules about images do.
+        failure: what becomes of those that it does not decide; of None for unknown ones.
     """
 
     def __init__(
@@ -83,10 +87,13 @@ class Daemon:
         *,
         kernel: Callable[[Settings], Kernel] = _open_live,
         output: TextIO = sys.stdout,
+        judge: Judge | None = None,
+        failure: FailureOf | None = None,
     ) -> None:
         self.settings = settings
         self._open_kernel = kernel
         self._output = output
+        self._judge, self._failure = judge, failure
         self._stopping = asyncio.Event()
         self.started = asyncio.Event()
         self.pipeline: Pipeline | None = None  # once it runs
@@ -124,20 +131,24 @@ class Daemon:
             )
             found = runtimes(settings)
             responders = Responders(settings, pipeline, found, stack)
+            registry = Registry(found, settings.watches, responders.on_container)
             admission = Admission(
                 settings, pipeline, found, keeper, responders.blocker, stack=stack
             )
-
-            def on_container(change: ContainerChange) -> None:
-                responders.on_container(change)
-                admission.on_container(change)
-
-            registry = Registry(found, settings.watches, on_container)
+            gates = Gates(
+                settings,
+                found,
+                registry,
+                self._judge or admission.judge,
+                self._failure or admission.failure,
+            )
+            responders.watchers += [gates.on_container, admission.on_container]
             pipeline.registry = registry
             pipeline.hits = Hits(settings.state_dir / "rule-hits.json")
             pipeline.teaching = Teaching(parent_of, settings.state_dir / "suspects.json")
             pipeline.sessions = Sessions(time.time, settings.state_dir / "sessions.json")
             reloader = self._reloader = Reloader(keeper, pipeline, channels)
+            reloader.on_rules = lambda: gates.rules_changed(registry.containers())
             self.pipeline = pipeline
 
             def more() -> dict[str, object]:
@@ -145,6 +156,7 @@ class Daemon:
                     "rules": keeper.status(),
                     "responses": responders.status(),
                     "images": admission.status(),
+                    "gates": gates.status(),
                 }
 
             handlers = Handlers(pipeline, _shown(settings), self.stop, more)
@@ -158,12 +170,14 @@ class Daemon:
             server = ControlServer(settings.socket, verbs)
             await server.start()
             await responders.blocker.resume()
+            await gates.start()
             channels.start()
             self._banner(pipeline)
             try:
                 await self._loop(pipeline, registry, heads, admission)
             finally:
                 await server.stop()
+                await gates.close()
                 await admission.close()
                 await responders.close()
                 await registry.close()

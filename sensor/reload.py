@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sensor.audits.audit import AuditType, Guarantee, Severity, audit_about
@@ -32,6 +33,7 @@ class Reloader:
         self._keeper = keeper
         self._pipeline = pipeline
         self._channels = channels
+        self.on_rules: Callable[[], None] = lambda: None  # who else goes by rules
         self._next_look = 0.0
         self._channels_seen = self._channel_files()
         self._later: asyncio.Task[None] | None = None
@@ -46,12 +48,15 @@ class Reloader:
             BadInputError: a file is bad; what held before holds on. Bad rules keep good channels
                 from being read, not the other way round.
         """
-        before = self._pipeline.policy
+        before, others_before = self._pipeline.policy, self._keeper.rules.image_rules
         rules = self._keeper.reload()
         policy = self._keeper.policy
         if policy != before:
             self._pipeline.set_policy(policy)
-            self._tell([rule.name for rule in policy.rules])
+        if policy != before or rules.image_rules != others_before:
+            others = [rule.name for rule in rules.image_rules]
+            self._tell([*(rule.name for rule in policy.rules), *others])
+            self.on_rules()
         self._channels_seen = self._channel_files()
         await self._channels.reload()
         return {

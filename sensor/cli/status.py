@@ -51,6 +51,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         *_rules(found["rules"]),
         *_responses(found["responses"]),
         *_images(found["images"]),
+        *_gates(found["gates"]),
         f"models      {models or 'none yet'}",
         f"in kernel   {kernel['known']} known and silent, {kernel['events']} handed over, "
         f"{kernel['lost']} lost, {kernel['truncated']} with cut paths"
@@ -120,6 +121,21 @@ def _images(found: dict[str, Any]) -> list[str]:
     if found["last_error"]:
         lines.append(f"  last error  {found['last_error']}")
     return lines
+
+
+def _gates(found: dict[str, Any]) -> list[str]:
+    """How starts are held, and what came of it."""
+    lines = [f"gates       NOT READABLE: {found['problem']}"] if found["problem"] else []
+    lines.extend(
+        f"gate        {entry['gate']}: {entry['file']} ({entry['program']})"
+        for entry in found["installed"]
+    )
+    if found["asked"] or lines:
+        lines.append(
+            f"starts      {found['asked']} held, {found['allowed']} allowed, "
+            f"{found['refused']} refused, {found['undecided']} undecided, {found['held']} wait now"
+        )
+    return lines or ["gates       none installed: starts are not held (rote gate install)"]
 
 
 def _prevention(found: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from sensor.rules.trusted import TrustRule, trust_rule_for
 from sensor.rules.vulnerability import VulnerabilityRule, rule_for
 
 _log = logging.getLogger("rote.admission")
+AnyRule = TrustRule | VulnerabilityRule
 _FEEDLESS = (
     "there are no advisories, so that nothing can be said of vulnerabilities; "
     "see: rote vulns status"
@@ -41,7 +42,7 @@ class Applicable:
     vulnerability: VulnerabilityRule
 
     @property
-    def blocking(self) -> list[TrustRule | VulnerabilityRule]:
+    def blocking(self) -> list[AnyRule]:
         """Those that may refuse a start."""
         return [rule for rule in (self.trust, self.vulnerability) if rule and rule.may_block]
 
@@ -155,6 +156,9 @@ class Gatekeeper:
             # not have, it is blocked then.
             case.held, case.runs = False, failure.allow
             return self._without(case, failure, f"not judged within {failure.seconds:g} s")
+        except asyncio.CancelledError:
+            case.held, case.runs = False, False  # whoever asked has gone
+            raise
         except RoteError as error:
             return self._without(case, failure, str(error))
         if reason:

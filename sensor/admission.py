@@ -86,7 +86,7 @@ class Admission:
             Ends(
                 self._rules, pipeline.record, self._block, self._blocked,
                 lambda container: "" if not self._is_protected(container) else "protected",
-                self._in_use,
+                self._count, self._in_use,
             ),
         )  # fmt: skip
         self._parsed: tuple[
@@ -298,6 +298,9 @@ class Admission:
                 name = blocked.container.name or blocked.container.short_id
                 return f"blocked: {blocked.reason}; let it run again with: rote unblock {name}"
         return ""
+
+    def _count(self, rule: str, what: str, time_ns: int) -> None:
+        self._pipeline.hits.count(rule, what, time_ns)
 
     def _in_use(self, container: Container) -> Collection[str] | None:
         models = self._pipeline.models.all()

@@ -307,7 +307,7 @@ class Pipeline:
         model, container, rule = watched.model, watched.container, watched.rule
         detection = ruling.detection or detect(event, known_program=True)
         action = rule.action(detection)
-        self.hits.count(rule, detection, event.time_ns)
+        self.hits.count(rule.name, detection.name.lower(), event.time_ns)
         holds = model.judges or rule.holds_without_model(detection)
         would = model.state is ModelState.DRY_RUN and not holds
         if not holds and not would:

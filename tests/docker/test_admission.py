@@ -109,6 +109,8 @@ def test_blocked_as_it_starts_and_running_with_an_exception(
     )
     assert container.inspect()["State"]["Running"]
     assert len(judged.audits()) == 1
+    (rule,) = [row for row in rote.json("rules", "list") if row["kind"] == "vulnerability"]
+    assert (rule["containers"], rule["hits"]) == (1, 1)
 
 
 def test_each_vulnerability_is_told_once_and_again_when_it_is_worse(

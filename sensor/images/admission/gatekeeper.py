@@ -82,6 +82,7 @@ class Ends:
         block: takes a container out of service, because of an audit and a rule.
         blocked: why a container may not start whatever its image is; "" when it may.
         protected: why it must never be kept from running; "" when it may.
+        count: counts that a rule, by its name, decided about something.
         in_use: the programs that are known to run of an image; None while nobody knows.
     """
 
@@ -90,6 +91,7 @@ class Ends:
     block: Callable[[Container, Audit, str], None]
     blocked: Callable[[str], str] = lambda _id: ""
     protected: Callable[[Container], str] = lambda _container: ""
+    count: Callable[[str, str, int], None] = lambda _rule, _what, _time_ns: None
     in_use: Callable[[Container], Collection[str] | None] = lambda _container: None
 
 
@@ -221,6 +223,8 @@ class Gatekeeper:
             if not turn.locked():
                 self._turns.pop(key, None)
         self.tally.judged += 1
+        for opinion in opinions:
+            self._ends.count(opinion.rule, str(opinion.kind), int(self._clock() * 1e9))
         if stops:
             self.tally.blocked += 1
             cause = next(audit for audit in audits if audit.action is Action.BLOCK)

@@ -104,7 +104,10 @@ class DockerConfig:
             reload(NAME)
         except BaseException:
             self._restore(data)
-            self.installation.drop("docker")
+            if entry:
+                self.installation.put("docker", entry)
+            else:
+                self.installation.drop("docker")
             raise
         return True
 

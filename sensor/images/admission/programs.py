@@ -50,6 +50,8 @@ class Programs:
 
     def kind(self) -> str:
         """``C``, ``Python``, or "" when they are not there."""
+        if not all((self.directory / name).exists() for name in _NAMES):
+            return ""
         try:
             with (self.directory / _PROGRAM).open("rb") as file:
                 return "C" if file.read(4) == b"\x7fELF" else "Python"

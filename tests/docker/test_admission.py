@@ -24,14 +24,22 @@ CVE = "CVE-2019-14697"
 SECONDS = 30
 
 
+def alpine_root(mark: str = "") -> bytes:
+    """The root of an image that says it is Alpine 3.9, with a critical vulnerability."""
+    return root_archive(
+        ("dev", "etc", "proc", "root", "sys", "tmp", "var", "lib", "lib/apk", "lib/apk/db"),
+        {
+            "etc/os-release": (0o644, OS_RELEASE),
+            "lib/apk/db/installed": (0o644, MUSL),
+            "etc/mark": (0o644, mark),
+        },
+    )
+
+
 @pytest.fixture
 def alpine(docker: Docker) -> Iterator[str]:
-    """An image that says it is Alpine 3.9, with a critical vulnerability."""
-    root = root_archive(
-        ("dev", "etc", "proc", "root", "sys", "tmp", "var", "lib", "lib/apk", "lib/apk/db"),
-        {"etc/os-release": (0o644, OS_RELEASE), "lib/apk/db/installed": (0o644, MUSL)},
-    )
-    docker("import", "-", IMAGE, stdin=root)
+    """An image of it."""
+    docker("import", "-", IMAGE, stdin=alpine_root())
     yield IMAGE
     docker("rmi", "--force", IMAGE)
 

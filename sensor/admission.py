@@ -251,6 +251,33 @@ class Admission:
             _log.error("the advisories are not up to date: %s", error)
         self._update_error = error
 
+    async def preview(self, rules: RuleSet) -> list[dict[str, str]]:
+        """What rules would make of the images that run, before they hold.
+
+        Args:
+            rules: that are tried.
+
+        Returns:
+            For each container and opinion the action and one line; of an image that cannot be
+            judged, what its start would be.
+        """
+        trust, vulnerability = trust_rules(rules), vulnerability_rules(rules)
+        rows: list[dict[str, str]] = []
+        for watched in self._pipeline.watched():
+            container = watched.container
+            if not container.image.id or container.runtime == "cgroup":
+                continue
+            found = applicable(trust, vulnerability, container, self._keeper.policy.where)
+            name = {"container": container.name, "image": container.image.reference}
+            try:
+                opinions = await self.gatekeeper.preview(container, found)
+            except RoteError as error:
+                action = "allow" if found.failure.allow else "block"
+                rows.append({**name, "action": action, "message": f"cannot be judged: {error}"})
+            else:
+                rows += [{**name, "action": str(o.action), "message": o.message} for o in opinions]
+        return rows
+
     def status(self) -> dict[str, object]:
         """What `rote status` says of images."""
         now_ns = time.time_ns()

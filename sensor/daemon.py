@@ -163,7 +163,7 @@ class Daemon:
             verbs = {
                 **handlers.table(),
                 **TrustHandlers(pipeline).table(),
-                **rule_handlers(pipeline, keeper, reloader.reload),
+                **rule_handlers(pipeline, keeper, reloader.reload, admission.preview),
                 **responders.verbs(finder(registry.containers, registry.inspect)),
                 **channel_handlers(channels),
             }

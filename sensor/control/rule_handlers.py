@@ -17,11 +17,17 @@ from sensor.models.keys import ExecKey, WriteKey
 from sensor.models.model import Model
 from sensor.pipeline import Pipeline, Watched
 from sensor.rules.explain import chosen, explain
-from sensor.rules.files import ImageRule, describe, read_rules, scope_from
+from sensor.rules.files import ImageRule, RuleSet, describe, read_rules, scope_from
 from sensor.rules.keeper import RuleKeeper
 from sensor.rules.replay import replay
 from sensor.rules.schema import ScopeModel
 from sensor.rules.scope import Where
+
+
+def _rules_at(path: Path) -> RuleSet:
+    if not path.exists():
+        raise UsageError(f"{path}: there is none; expected a rule file or a directory of them")
+    return read_rules(path)
 
 
 def _containers_of(
@@ -48,7 +54,10 @@ def _containers_of(
 
 
 def rule_handlers(
-    pipeline: Pipeline, keeper: RuleKeeper, reload_all: Callable[[], Awaitable[dict[str, Any]]]
+    pipeline: Pipeline,
+    keeper: RuleKeeper,
+    reload_all: Callable[[], Awaitable[dict[str, Any]]],
+    preview: Callable[[RuleSet], Awaitable[list[dict[str, str]]]],
 ) -> dict[str, Handler]:
     """Verb → handler.
 
@@ -56,6 +65,7 @@ def rule_handlers(
         pipeline: the running loop.
         keeper: of the rules.
         reload_all: reads rules and channels again; what holds afterwards.
+        preview: what rules about images would make of those that run.
     """
 
     def listing(_: dict[str, Any]) -> dict[str, Any]:
@@ -113,15 +123,14 @@ def rule_handlers(
             "guarantee_files": pipeline.kernel.attachment.guarantee_files,
         }
 
-    def test(args: dict[str, Any]) -> dict[str, Any]:
-        path = Path(str(args["path"]))
-        if not path.exists():
-            raise UsageError(f"{path}: there is none; expected a rule file or a directory of them")
-        policy = replace(pipeline.policy, rules=read_rules(path).rules)
+    async def test(args: dict[str, Any]) -> dict[str, Any]:
+        rules = _rules_at(Path(str(args["path"])))
+        policy = replace(pipeline.policy, rules=rules.rules)
         since = parse_time(str(args.get("since") or "7d"))
         audits = pipeline.audits.query(AuditQuery(since_ns=since, limit=0))
         containers = {w.container.id: w.container for w in pipeline.watched()}
-        return replay(audits, policy, containers).as_dict()
+        images = await preview(rules)
+        return {**replay(audits, policy, containers).as_dict(), "images": images}
 
     def copy_to_rule(args: dict[str, Any]) -> dict[str, Any]:
         return rule_of_model(pipeline.models.get(str(args["name"])))

@@ -117,6 +117,14 @@ def test_blocked_as_it_starts_and_running_with_an_exception(
     )
     assert container.inspect()["State"]["Running"]
     assert len(judged.audits()) == 1
+    strict = judged.rules.with_name("strict.yaml")
+    trust = {"kind": "trust", "name": "t", "trusted": [{"images": "ours/*"}], "untrusted": "block"}
+    vulnerability = {"kind": "vulnerability", "name": "all", "block": "low"}
+    strict.write_text(yaml.safe_dump({"version": 1, "rules": [trust, vulnerability]}))
+    said = rote.json("rules", "test", str(strict))["images"]
+    assert [row["action"] for row in said] == ["block", "block"]
+    assert "of no trusted group" in said[0]["message"]
+    assert CVE in said[1]["message"]
     (rule,) = [row for row in rote.json("rules", "list") if row["kind"] == "vulnerability"]
     assert (rule["containers"], rule["hits"]) == (1, 1)
 

@@ -181,6 +181,14 @@ class Gatekeeper:
         rules = self._ends.rules(container)
         await self._judge_apart(_Case(Start(container, "scan"), rules, False))
 
+    async def preview(self, container: Container, rules: Applicable) -> list[Opinion]:
+        """What other rules would make of a container. Nobody is told.
+
+        Raises:
+            RoteError: its image cannot be judged.
+        """
+        return await self._weigh(Start(container, "scan"), rules)
+
     async def _judge_apart(self, case: _Case) -> None:
         """Judge what nobody waits for."""
         try:

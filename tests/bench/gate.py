@@ -92,6 +92,7 @@ def main() -> int:
         bundle = gated.home / "bundle"
         bundle.mkdir()
         hook = gated.directory / "rote-hook"
+        counts = rote.status()["gates"] if rote is not None else {}
         alone = [hook_seconds(hook, bundle) for _ in range(options.starts)]
         empty = [_empty_seconds() for _ in range(options.starts)]
     finally:
@@ -108,6 +109,10 @@ def main() -> int:
     sys.stdout.write(line("difference of a pair", differences))
     sys.stdout.write(line("the hook alone, no container", alone))
     sys.stdout.write(line("an empty program (/bin/true)", empty))
+    if counts:
+        mean = counts["all_seconds"] / counts["asked"] * 1000
+        most = counts["slowest_seconds"] * 1000
+        sys.stdout.write(f"{'held by the daemon':30} mean   {mean:8.1f}  max {most:8.1f} ms\n")
     sys.stdout.write(
         f"ratio of a pair                median {statistics.median(ratios):8.3f}  "
         f"p10 {quantile(ratios, 0.1):8.3f}  p90 {quantile(ratios, 0.9):8.3f}\n"

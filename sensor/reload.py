@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sensor.audits.audit import AuditType, Guarantee, Severity
@@ -36,6 +37,7 @@ class Reloader:
         self._next_look = 0.0
         self._channels_seen = self._channel_files()
         self._later: asyncio.Task[None] | None = None
+        self.also: list[Callable[[], None]] = []  # called when rules were read again
 
     async def reload(self) -> dict[str, Any]:
         """Read everything again.
@@ -53,6 +55,8 @@ class Reloader:
         if policy != before:
             self._pipeline.set_policy(policy)
             self._tell([rule.name for rule in policy.rules])
+        for call in self.also:
+            call()
         self._channels_seen = self._channel_files()
         await self._channels.reload()
         return {

@@ -142,7 +142,7 @@ class Daemon:
             pipeline.teaching = Teaching(parent_of, settings.state_dir / "suspects.json")
             pipeline.sessions = Sessions(time.time, settings.state_dir / "sessions.json")
             reloader = self._reloader = Reloader(keeper, pipeline, channels)
-            reloader.on_rules = lambda: gates.rules_changed(registry.containers())
+            reloader.also.append(lambda: gates.rules_changed(registry.containers()))
             self.pipeline = pipeline
 
             def more() -> dict[str, object]:

@@ -33,10 +33,10 @@ class Reloader:
         self._keeper = keeper
         self._pipeline = pipeline
         self._channels = channels
-        self.on_rules: Callable[[], None] = lambda: None  # who else goes by rules
         self._next_look = 0.0
         self._channels_seen = self._channel_files()
         self._later: asyncio.Task[None] | None = None
+        self.also: list[Callable[[], None]] = []  # called when rules were read again
 
     async def reload(self) -> dict[str, Any]:
         """Read everything again.
@@ -56,7 +56,8 @@ class Reloader:
         if policy != before or rules.image_rules != others_before:
             others = [rule.name for rule in rules.image_rules]
             self._tell([*(rule.name for rule in policy.rules), *others])
-            self.on_rules()
+        for call in self.also:
+            call()
         self._channels_seen = self._channel_files()
         await self._channels.reload()
         return {

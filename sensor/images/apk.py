@@ -13,8 +13,8 @@ from sensor.images.owners import Owners
 from sensor.images.package import APK, Distribution, Package
 from sensor.images.tree import Tree
 
-_PLACES = ("lib/apk/db/installed", "usr/lib/apk/db/installed")
-_DATABASE_MAX = 64 << 20  # of 10,000 packages it has some 40 MB
+PLACES = ("lib/apk/db/installed", "usr/lib/apk/db/installed")
+DATABASE_MAX = 64 << 20  # of 10,000 packages it has some 40 MB
 
 
 def read_apk(tree: Tree, distribution: Distribution | None, owners: Owners) -> Iterator[Package]:
@@ -26,14 +26,14 @@ def read_apk(tree: Tree, distribution: Distribution | None, owners: Owners) -> I
         owners: told of each package's files.
     """
     seen: set[str] = set()
-    for place in _PLACES:
+    for place in PLACES:
         found = tree.file(place)
         if found is None or found.path in seen:
             continue
         seen.add(found.path)
         location = "/" + found.path
         try:
-            data = tree.read(found, _DATABASE_MAX)
+            data = tree.read(found, DATABASE_MAX)
         except ImageError as error:
             tree.omissions.add(location, error)
             continue

@@ -1,6 +1,7 @@
-"""Inventories that were made: an image does not change under its id, so one reading lasts.
+"""What was read of images: an image does not change under its id, so one reading lasts.
 
-One SQLite file, an image a row. Several processes may use it at once.
+One SQLite file, an image a row: of its inventory, and of the facts for compliance. Several
+processes may use it at once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import msgpack
 
 from sensor.database import database_errors, open_database
 from sensor.errors import ImageError
+from sensor.images.compliance.facts import READER as FACTS_READER
+from sensor.images.compliance.facts import ImageFacts
 from sensor.images.inventory import READER
 from sensor.images.package import Distribution, Inventory, Omission, Package
 
@@ -28,6 +31,16 @@ CREATE TABLE IF NOT EXISTS inventories (
     distribution TEXT NOT NULL,
     packages INTEGER NOT NULL,
     warnings INTEGER NOT NULL,
+    content BLOB NOT NULL
+) WITHOUT ROWID
+"""
+# Beside the inventories since a later version, so that it is made where they are already.
+_FACTS = """
+CREATE TABLE IF NOT EXISTS facts (
+    image_id TEXT NOT NULL PRIMARY KEY,
+    reader INTEGER NOT NULL,
+    hash_list TEXT NOT NULL,
+    used_ns INTEGER NOT NULL,
     content BLOB NOT NULL
 ) WITHOUT ROWID
 """
@@ -78,6 +91,7 @@ class InventoryCache:
         with self._errors("open"):
             # What is lost in a power failure is read again.
             self._db = open_database(path, _VERSION, _SCHEMA, busy_seconds=_BUSY_SECONDS)
+            self._db.execute(_FACTS)
 
     def _errors(self, what: str) -> AbstractContextManager[None]:
         return database_errors(self.path, what, _REMEDY)
@@ -135,6 +149,57 @@ class InventoryCache:
                 (self._keep,),
             )
 
+    def get_facts(self, image_id: str, hash_list: str = "") -> ImageFacts | None:
+        """What was found in an image's files, unless by another reader or against another list.
+
+        Args:
+            image_id: of the image.
+            hash_list: ``HashList.id`` of the list of malware that counts now.
+
+        Raises:
+            StateError: the database cannot be read.
+        """
+        with self._errors("read"):
+            row = self._db.execute(
+                "SELECT content FROM facts WHERE image_id=? AND reader=? AND hash_list=?",
+                (image_id, FACTS_READER, hash_list),
+            ).fetchone()
+        if row is None:
+            return None
+        try:
+            found = unpack_facts(row[0])
+        except ImageError:
+            with self._errors("write"):  # damaged; it is looked at again
+                self._db.execute("DELETE FROM facts WHERE image_id=?", (image_id,))
+            return None
+        with self._errors("write"):
+            self._db.execute(
+                "UPDATE facts SET used_ns=? WHERE image_id=?", (time.time_ns(), image_id)
+            )
+        return found
+
+    def put_facts(self, facts: ImageFacts) -> None:
+        """Keep facts; those without an image's id, or that are not final, are not kept.
+
+        Raises:
+            StateError: the database cannot be written.
+        """
+        if not facts.image_id or not facts.final:
+            return
+        with self._errors("write"):
+            self._db.execute(
+                "INSERT OR REPLACE INTO facts VALUES (?,?,?,?,?)",
+                (
+                    facts.image_id, facts.reader, facts.hash_list, time.time_ns(),
+                    pack_facts(facts),
+                ),
+            )  # fmt: skip
+            self._db.execute(
+                "DELETE FROM facts WHERE image_id IN "
+                "(SELECT image_id FROM facts ORDER BY used_ns DESC LIMIT -1 OFFSET ?)",
+                (self._keep,),
+            )
+
     def list(self) -> list[Summary]:
         """Every image that was read, the newest reading last.
 
@@ -184,6 +249,7 @@ class InventoryCache:
         """
         with self._errors("write"):
             self._db.execute("DELETE FROM inventories WHERE image_id=?", (image_id,))
+            self._db.execute("DELETE FROM facts WHERE image_id=?", (image_id,))
 
     def close(self) -> None:
         """Close the database."""
@@ -223,3 +289,25 @@ def unpack(data: bytes) -> Inventory:
         return Inventory(distribution=distribution, packages=packages, warnings=warnings, **facts)
     except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ImageError(f"a kept inventory is damaged: {error}") from error
+
+
+def pack_facts(facts: ImageFacts) -> bytes:
+    """Facts as bytes."""
+    plain = {field.name: getattr(facts, field.name) for field in fields(facts)}
+    plain["warnings"] = [astuple(warning) for warning in facts.warnings]
+    return zlib.compress(msgpack.packb(plain), 1)
+
+
+def unpack_facts(data: bytes) -> ImageFacts:
+    """The facts that ``pack_facts`` made bytes of.
+
+    Raises:
+        ImageError: the bytes are damaged.
+    """
+    try:
+        plain = msgpack.unpackb(zlib.decompressobj().decompress(data, _UNPACKED_MAX))
+        plain["warnings"] = tuple(Omission(*warning) for warning in plain["warnings"])
+        lists = ("set_ids", "keys", "altered", "malware")
+        return ImageFacts(**{**plain, **{name: tuple(plain[name]) for name in lists}})
+    except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ImageError(f"kept facts are damaged: {error}") from error

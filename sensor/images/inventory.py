@@ -36,7 +36,10 @@ PACKAGES_MAX = 100_000  # of an image; large ones have 5,000
 
 
 def take_inventory(
-    files: ImageFiles, seconds: float = 600.0, progress: Callable[[int], None] | None = None
+    files: ImageFiles,
+    seconds: float = 600.0,
+    progress: Callable[[int], None] | None = None,
+    see: Callable[[Found], None] | None = None,
 ) -> Inventory:
     """Read an image.
 
@@ -44,6 +47,7 @@ def take_inventory(
         files: it, opened.
         seconds: when this time is over the rest is left out, and the inventory says so.
         progress: told now and then how many files were looked at.
+        see: shown every ordinary file, for others who want to know of the same image.
 
     Returns:
         What was found. What could not be read is among its warnings; nothing is raised for it.
@@ -72,8 +76,9 @@ def take_inventory(
             f"{distribution.id} without a database of packages (dpkg, apk or RPM): "
             "what it brought is not known",
         )
-    for found, what in _tellers(tree, seconds, progress):
+    for found, what in _tellers(tree, seconds, progress, see):
         if len(packages) >= PACKAGES_MAX:
+            tree.partial = True
             tree.omissions.add(
                 "/" + found.path, f"more than {PACKAGES_MAX} packages: the rest is not read"
             )
@@ -107,7 +112,10 @@ def identity(inventory: Inventory) -> uuid.UUID:
 
 
 def _tellers(
-    tree: Tree, seconds: float, progress: Callable[[int], None] | None
+    tree: Tree,
+    seconds: float,
+    progress: Callable[[int], None] | None,
+    see: Callable[[Found], None] | None,
 ) -> Iterator[tuple[Found, Tells]]:
     """The files of an image that tell of packages beside the distribution's."""
     deadline = Deadline(seconds)
@@ -115,6 +123,7 @@ def _tellers(
         if progress is not None:
             progress(tree.entries)
         if deadline.passed():
+            tree.partial = True
             tree.omissions.add(
                 f"/{directory.path}",
                 f"out of time after {seconds:.0f} s: what comes after it is not read",
@@ -124,6 +133,8 @@ def _tellers(
         for found in entries.values():
             if found.node.kind is not Kind.FILE:
                 continue
+            if see is not None:
+                see(found)
             what = tells(found.path, found.node.mode)
             if what is Tells.BINARY:
                 if found.node.program is not False and found.node.size >= _PROGRAM_MIN:

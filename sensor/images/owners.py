@@ -53,7 +53,7 @@ class Owners:
             if len(self._owners) >= _OWNED_MAX:
                 self._tree.omissions.add("", f"more than {_OWNED_MAX} files of packages")
                 break
-            real = self._real(path)
+            real = self.real(path)
             self._owners[real] = package
             if may_run(real) and len(runnable) < _RUNNABLE_MAX:
                 runnable.append(printable(real))
@@ -63,6 +63,7 @@ class Owners:
         """The package that brought a file; "" when none did."""
         return self._owners.get(path, "")
 
-    def _real(self, path: str) -> str:
+    def real(self, path: str) -> str:
+        """A path of a package's list as it is without links to /usr in front."""
         match = self._linked.match(path) if self._linked else None
         return self._moved[match[0]] + path[match.end() :] if match else path

@@ -7,14 +7,14 @@ header has no magic in front.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from sensor.errors import ImageError
 from sensor.images.found import distro_qualifier, make_package
 from sensor.images.owners import Owners
 from sensor.images.package import RPM, Distribution, Package
 from sensor.images.rpmdb import FORMATS
-from sensor.images.tree import Tree
+from sensor.images.tree import Found, Tree
 
 _PLACES = ("var/lib/rpm", "usr/lib/sysimage/rpm", "usr/share/rpm")
 _NAME, _VERSION, _RELEASE, _EPOCH, _ARCH, _SOURCE, _MODULE = (
@@ -39,6 +39,31 @@ def read_rpm(tree: Tree, distribution: Distribution | None, owners: Owners) -> I
         distribution: for package URLs.
         owners: told of each package's files.
     """
+    for found, headers in databases(tree):
+        location = "/" + found.path
+        number = 0
+        try:
+            for header in headers:
+                try:
+                    package = _package(header, location, distribution, owners)
+                except ImageError as error:
+                    tree.omissions.add(location, error)
+                    continue
+                if package is not None:
+                    number += 1
+                    yield package
+        except (ImageError, OSError) as error:
+            tree.omissions.add(location, error)
+        else:
+            if not number:
+                tree.omissions.add(location, "no package in it; expected RPM's database")
+
+
+def databases(tree: Tree) -> Iterator[tuple[Found, Iterator[bytes]]]:
+    """RPM's databases in an image, each with its headers.
+
+    Going through the headers raises ImageError and OSError.
+    """
     seen: set[str] = set()
     for place in _PLACES:
         entries = tree.directory(place)
@@ -47,26 +72,9 @@ def read_rpm(tree: Tree, distribution: Distribution | None, owners: Owners) -> I
             if name not in entries:
                 continue
             found = tree.file(f"{place}/{name}")
-            if found is None or found.path in seen:
-                break
-            seen.add(found.path)
-            location = "/" + found.path
-            number = 0
-            try:
-                for header in headers(tree, found):
-                    try:
-                        package = _package(header, location, distribution, owners)
-                    except ImageError as error:
-                        tree.omissions.add(location, error)
-                        continue
-                    if package is not None:
-                        number += 1
-                        yield package
-            except (ImageError, OSError) as error:
-                tree.omissions.add(location, error)
-            else:
-                if not number:
-                    tree.omissions.add(location, "no package in it; expected RPM's database")
+            if found is not None and found.path not in seen:
+                seen.add(found.path)
+                yield found, headers(tree, found)
             break
 
 
@@ -93,7 +101,7 @@ def _package(
         source_version=prefix + source_version if source_version else "",
         arch=arch,
         location=location,
-        files=owners.add(name, _files(tags)),
+        files=owners.add(name, rpm_files(tags)),
         module=str(tags.get(_MODULE, "")),
         namespace=distribution.id if distribution is not None else "",
         qualifiers={
@@ -115,7 +123,8 @@ def _of_source(file: str) -> tuple[str, str]:
     return "", ""
 
 
-def _files(tags: Mapping[int, object]) -> list[str]:
+def rpm_files(tags: Mapping[int, object]) -> list[str]:
+    """The paths of a package's files, in the order of its digests; empty when not known."""
     names, directories, indexes = (
         tags.get(tag) for tag in (_BASENAMES, _DIRECTORIES, _DIRECTORY_INDEXES)
     )
@@ -134,8 +143,15 @@ def _first(value: object) -> int:
     return int(value[0]) if isinstance(value, Sequence) and value else 0
 
 
-def read_header(blob: bytes) -> dict[int, object]:
+def read_header(
+    blob: bytes, *, lists: Container[int] = _LISTS, numbers: Container[int] = _NUMBERS
+) -> dict[int, object]:
     """The tags of a header that count: texts, lists of texts, tuples of numbers.
+
+    Args:
+        blob: the header.
+        lists: which lists of texts are wanted.
+        numbers: which tuples of numbers are wanted.
 
     Raises:
         ImageError: it is damaged.
@@ -153,11 +169,11 @@ def read_header(blob: bytes) -> dict[int, object]:
             continue
         if tag in _TEXTS and kind in (_STRING, _STRINGS, _TRANSLATED):
             tags[tag] = _text(data[offset : _end(data, offset)])
-        elif tag in _LISTS and kind == _STRINGS:
+        elif tag in lists and kind == _STRINGS:
             if number > size - offset:
                 raise ImageError(f"a list of {number} texts in {size} bytes: damaged, left out")
             tags[tag] = [_text(part) for part in data[offset:].split(b"\0", number)[:number]]
-        elif tag in _NUMBERS and kind == _INT32:
+        elif tag in numbers and kind == _INT32:
             if 4 * number > size - offset:
                 raise ImageError(f"a list of {number} numbers in {size} bytes: damaged, left out")
             tags[tag] = struct.unpack_from(f">{number}I", data, offset)

@@ -12,6 +12,10 @@ _RPM = frozenset({"rpmdb.sqlite", "rpmdb.sqlite-wal", "Packages.db", "Packages"}
 _METADATA = frozenset({"METADATA", "PKG-INFO", "RECORD"})
 ARCHIVES_OF_JAVA = (".jar", ".war", ".ear", ".par", ".sar", ".hpi", ".jpi")
 _EXECUTE = 0o111
+KEY_MAX = 64 << 10  # bytes of a private key with its certificates
+_KEY_SUFFIXES = (".pem", ".key", ".ppk", "_rsa", "_dsa", "_ecdsa", "_ed25519", ".rsa", ".pk8")
+_KEY_PLACES = frozenset({".ssh", "private", "secrets", "certs", "keys", "ssl", "tls", "pki"})
+_NO_KEYS = (".pub", ".crt", ".cer", ".txt", ".py", ".pyc", ".h", ".html", ".md", ".gz", ".so")
 
 
 class Tells(enum.Enum):
@@ -66,9 +70,22 @@ def _is_database(directory: str, name: str) -> bool:
     if directory.endswith("dpkg/status.d"):
         return True
     if directory.endswith("dpkg/info"):
-        return name.endswith(".list")
+        return name.endswith((".list", ".md5sums"))
     if name == "status":
         return directory.endswith("dpkg")
     if name == "installed":
         return directory.endswith("apk/db")
     return name in _RPM
+
+
+def may_hold_key(path: str) -> bool:
+    """Whether a file may hold a private key, by its name and where it lies.
+
+    Args:
+        path: in the image, without a leading slash.
+    """
+    directory, _, name = path.rpartition("/")
+    lower = name.lower()
+    if lower.endswith(_KEY_SUFFIXES) or lower == "identity":
+        return True
+    return directory.rpartition("/")[2].lower() in _KEY_PLACES and not lower.endswith(_NO_KEYS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sensor.errors import ImageError
 from sensor.images.content import Content
 from sensor.images.omissions import Omissions
-from sensor.images.select import Tells, tells
+from sensor.images.select import KEY_MAX, Tells, may_hold_key, tells
 from sensor.images.streams import ContentSource, Scratch, UnpackedSource, compression
 from sensor.images.tar import Member, clean, members
 from sensor.images.tree import DEPTH_MAX, ENTRIES_MAX, PATH_MAX, Kind, Listing, Node
@@ -204,10 +204,11 @@ class TarLayer:
         if not isinstance(source, UnpackedSource):
             return Node(Kind.FILE, mode, size, member.start)
         what = tells(member.name, mode)
-        if what is Tells.NOTHING or size > KEPT_MAX:
+        key = size <= KEY_MAX and may_hold_key(member.name)
+        if (what is Tells.NOTHING and not key) or size > KEPT_MAX:
             return Node(Kind.FILE, mode, size, None)
         start = self._scratch.end
-        if what is Tells.BINARY:
+        if what is Tells.BINARY and not key:
             head = source.read(min(size, len(_ELF)))
             if head != _ELF:
                 return Node(Kind.FILE, mode, size, None, program=False)

@@ -131,6 +131,7 @@ class Tree:
         self.layers = tuple(layers)
         self.omissions = Omissions() if omissions is None else omissions
         self.entries = 0  # that walks have seen
+        self.partial = False  # some of its entries were not listed
         self._root = Found("", Node(Kind.DIRECTORY), tuple(range(len(self.layers))))
         self._listings: OrderedDict[str, dict[str, Found]] = OrderedDict()
         self._held = 0  # entries in them
@@ -155,14 +156,14 @@ class Tree:
             try:
                 listing = self.layers[index].list(directory.path)
             except (OSError, ImageError) as error:
-                self.omissions.add("/" + directory.path, error)
+                self._leave_out(directory, error)
                 continue
             if listing is None:
-                self.omissions.add("/" + directory.path, "went away while it was read", final=False)
+                self._leave_out(directory, "went away while it was read", final=False)
                 continue
             if listing.cut:
-                self.omissions.add(
-                    "/" + directory.path, f"more than {DIRECTORY_MAX} entries: the rest is not read"
+                self._leave_out(
+                    directory, f"more than {DIRECTORY_MAX} entries: the rest is not read"
                 )
             if merged or hidden or len(directory.layers) > 1:
                 _lay_over(merged, hidden, listing, prefix, index)
@@ -175,6 +176,10 @@ class Tree:
                 break
         self._keep(directory.path, merged)
         return merged
+
+    def _leave_out(self, directory: Found, reason: str | Exception, *, final: bool = True) -> None:
+        self.partial = True
+        self.omissions.add("/" + directory.path, reason, final=final)
 
     def _keep(self, path: str, merged: dict[str, Found]) -> None:
         self._listings[path] = merged
@@ -274,6 +279,7 @@ class Tree:
             entries = self.list(directory)
             self.entries += len(entries)
             if self.entries > ENTRIES_MAX:
+                self.partial = True
                 self.omissions.add(
                     "", f"more than {ENTRIES_MAX} files: those from /{directory.path} on not read"
                 )
@@ -283,9 +289,7 @@ class Tree:
             if not directory.path:
                 below = [found for found in below if found.path not in MOUNTED]
             elif below and directory.path.count("/") >= DEPTH_MAX:
-                self.omissions.add(
-                    "/" + directory.path, f"more than {DEPTH_MAX} directories deep: not read"
-                )
+                self._leave_out(directory, f"more than {DEPTH_MAX} directories deep: not read")
                 continue
             pending.extend(reversed(below))
 

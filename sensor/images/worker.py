@@ -1,7 +1,8 @@
 """An image read in a process of its own: it takes a second, and what it reads may be hostile.
 
 The daemon's loop goes on meanwhile. The worker may use so much memory and time and no more; what
-becomes of it is either an inventory or one line.
+becomes of it is either an inventory, with the facts for compliance where they are asked for, or one
+line.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import os
 import resource
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import orjson
 
 from sensor.errors import ImageError, RoteError
 from sensor.images.archive import open_image
-from sensor.images.cache import pack, unpack
+from sensor.images.cache import pack, pack_facts, unpack, unpack_facts
+from sensor.images.compliance.facts import HashList, ImageFacts, hash_list, take_both
 from sensor.images.inventory import take_inventory
 from sensor.images.package import Inventory
 from sensor.images.sources import ImageFiles, open_layers, open_root
@@ -43,6 +46,8 @@ class Request:
         image_id: of a merged root.
         reference: what a person calls it.
         seconds: when this time is over the rest is left out.
+        facts: whether the facts for compliance are wanted as well.
+        hashes: of malware, for these: what each is.
     """
 
     archive: str = ""
@@ -52,6 +57,8 @@ class Request:
     image_id: str = ""
     reference: str = ""
     seconds: float = 600.0
+    facts: bool = False
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 async def read_apart(request: Request) -> Inventory:
@@ -60,6 +67,31 @@ async def read_apart(request: Request) -> Inventory:
     Raises:
         ImageError: it cannot be opened, or the worker ended without an answer.
     """
+    return unpack(await _ask(request))
+
+
+async def read_image_apart(
+    request: Request,
+    hashes: HashList = HashList(),  # noqa: B008 - frozen
+) -> tuple[Inventory, ImageFacts]:
+    """Read an image and the facts for compliance in one process of its own, in one walk.
+
+    Args:
+        request: what is to be read.
+        hashes: of malware.
+
+    Raises:
+        ImageError: it cannot be opened, or the worker ended without an answer.
+    """
+    answer = await _ask(replace(request, facts=True, hashes=dict(hashes.names)))
+    try:
+        inventory, facts = msgpack.unpackb(answer)
+    except (ValueError, TypeError) as error:
+        raise ImageError(f"{_name(request)}: not read: the worker's answer is damaged") from error
+    return unpack(inventory), unpack_facts(facts)
+
+
+async def _ask(request: Request) -> bytes:
     worker = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "sensor.images.worker"),
         stdin=asyncio.subprocess.PIPE,
@@ -79,7 +111,7 @@ async def read_apart(request: Request) -> Inventory:
                 worker.kill()
             await worker.wait()
     if answer[:1] == _GOOD:
-        return unpack(answer[1:])
+        return answer[1:]
     if answer[:1] == _BAD:
         raise ImageError(answer[1:].decode(errors="replace"))
     raise ImageError(f"{_name(request)}: not read: the worker ended with {worker.returncode}")
@@ -104,7 +136,11 @@ def _answer(data: bytes) -> bytes:
     request = Request(**orjson.loads(data))
     try:
         with _open(request) as files:
-            return _GOOD + pack(take_inventory(files, request.seconds))
+            if not request.facts:
+                return _GOOD + pack(take_inventory(files, request.seconds))
+            inventory, facts = take_both(files, hash_list(request.hashes), request.seconds)
+            both: bytes = msgpack.packb([pack(inventory), pack_facts(facts)])
+            return _GOOD + both
     except RoteError as error:
         return _BAD + str(error).encode(errors="replace")
     except MemoryError:

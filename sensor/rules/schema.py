@@ -13,6 +13,7 @@ from sensor.config import parse_duration
 from sensor.errors import UsageError
 from sensor.events import OperationClass
 from sensor.paths import Pattern
+from sensor.rules.checks import check_id
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 OPERATIONS = tuple((o.name or "").lower() for o in OperationClass)
@@ -316,9 +317,31 @@ class ComplianceRuleModel(_AdmissionModel):
     """What failed compliance checks lead to when a container starts."""
 
     kind: Literal["compliance"]
-    template: Literal["cis-docker", "nist-800-190", "pci-dss"] | None = None
-    default: Effect = "alert"
-    checks: dict[str, Effect] = {}
+    template: Literal["cis-docker", "nist-800-190", "pci-dss"] | None = Field(
+        default=None, description="Which checks count, with what each leads to"
+    )
+    default: Effect | None = Field(
+        default=None,
+        description="For checks that nothing else is said of. By default those of critical and "
+        "high severity alert and the others are ignored; with a template all others are ignored",
+    )
+    severity: dict[Level, Effect] = Field(
+        default={}, description="By severity, of the template's checks or of all"
+    )
+    checks: dict[str, Effect] = Field(
+        default={}, description="By id, as `rote compliance list` has them, or one's own"
+    )
+
+    @field_validator("checks")
+    @classmethod
+    def _known(cls, value: dict[str, Effect]) -> dict[str, Effect]:
+        found: dict[str, Effect] = {}
+        for name, effect in value.items():
+            known = check_id(name)
+            if known in found:
+                raise ValueError(f"check {known} is named twice")
+            found[known] = effect
+        return found
 
 
 class TrustedModel(_Strict):

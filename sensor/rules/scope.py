@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from sensor.containers.container import Container
 
@@ -65,3 +66,19 @@ def _label_matches(value: str | None, globs: tuple[str, ...]) -> bool:
     if value == "":
         return any(glob in ("", "*") for glob in globs)
     return matches_globs(globs, (value,))
+
+
+class Scoped(Protocol):
+    """A rule with a scope."""
+
+    @property
+    def scope(self) -> Scope:
+        """Which containers it is about."""
+
+
+_R = TypeVar("_R", bound=Scoped)
+
+
+def first_match(rules: Iterable[_R], container: Container, where: Where) -> _R | None:
+    """The first rule whose scope matches a container; None when none does."""
+    return next((rule for rule in rules if rule.scope.matches(container, where)), None)

@@ -18,7 +18,8 @@ from sensor.containers.container import Container
 from sensor.containers.registry import ContainerChange
 from sensor.containers.runtime import Control, Runtime
 from sensor.errors import BadInputError, RoteError, RuntimeUnavailableError
-from sensor.images.admission.gatekeeper import AnyRule, Applicable, Ends, Gatekeeper, applicable
+from sensor.images.admission.gatekeeper import Applicable, Ends, Gatekeeper, ImageRules
+from sensor.images.admission.judge_compliance import OwnChecks
 from sensor.images.admission.library import Library
 from sensor.images.admission.start import Answer, Failure, Start
 from sensor.images.cache import InventoryCache
@@ -31,8 +32,6 @@ from sensor.pipeline import Pipeline
 from sensor.responses.block import Blocker
 from sensor.rules.files import RuleSet
 from sensor.rules.keeper import RuleKeeper
-from sensor.rules.trusted import TrustRule, trust_rules
-from sensor.rules.vulnerability import VulnerabilityRule, vulnerability_rules
 
 _log = logging.getLogger("rote.admission")
 _LOOK_SECONDS = 5.0
@@ -59,6 +58,7 @@ class Admission:
 
     Raises:
         StateError: a store cannot be read.
+        BadInputError: a check of people's own cannot be used.
     """
 
     def __init__(
@@ -89,12 +89,11 @@ class Admission:
             Ends(
                 self._rules, pipeline.record, self._block, self._blocked,
                 lambda container: "" if not self._is_protected(container) else "protected",
-                self._count, self._in_use,
+                self._count, lambda: self._own, self._in_use,
             ),
         )  # fmt: skip
-        self._parsed: tuple[
-            RuleSet | None, tuple[TrustRule, ...], tuple[VulnerabilityRule, ...]
-        ] = (None, (), ())
+        self._parsed: tuple[RuleSet, ImageRules] | None = None
+        self._own = OwnChecks.read(settings.checks_dir, settings.malware_file)
         self.gates_ask = False  # gates are installed, or have asked already
         self._asked: dict[str, float] = {}  # container → when a gate asked, oldest first
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -125,6 +124,13 @@ class Admission:
         """Whether a gate asks about this start, or did."""
         return time.monotonic() - self._asked.get(container_id, -_ASKED_SECONDS) < _ASKED_SECONDS
 
+    def reload(self) -> None:
+        """Read people's own checks again. What is bad is said, and what held before holds on."""
+        try:
+            self._own = OwnChecks.read(self._settings.checks_dir, self._settings.malware_file)
+        except BadInputError as error:
+            _log.error("%s; the checks that held before hold on", error)
+
     def failure(self, container: Container | None) -> Failure:
         """What becomes of a start that nobody decides.
 
@@ -133,12 +139,7 @@ class Admission:
         """
         if container is not None:
             return self.gatekeeper.failure(container)
-        trust, vulnerability = self._rule_tuples()
-        rules: list[AnyRule] = [*trust, *vulnerability]
-        strict = next((r for r in rules if r.may_block and not r.allow_on_error), None)
-        if strict is None:
-            return Failure()
-        return Failure(False, strict.time_limit, strict.name)
+        return self._image_rules().strictest
 
     def on_container(self, change: ContainerChange) -> None:
         """A container came, went or changed."""
@@ -281,13 +282,13 @@ class Admission:
             For each container and opinion the action and one line; of an image that cannot be
             judged, what its start would be.
         """
-        trust, vulnerability = trust_rules(rules), vulnerability_rules(rules)
+        tried = ImageRules.of(rules)
         rows: list[dict[str, str]] = []
         for watched in self._pipeline.watched():
             container = watched.container
             if not container.image.id or container.runtime == "cgroup":
                 continue
-            found = applicable(trust, vulnerability, container, self._keeper.policy.where)
+            found = tried.applicable(container, self._keeper.policy.where)
             name = {"container": container.name, "image": container.image.reference}
             try:
                 opinions = await self.gatekeeper.preview(container, found)
@@ -323,14 +324,13 @@ class Admission:
         return await control.image_details(container.image.id) if control is not None else None
 
     def _rules(self, container: Container) -> Applicable:
-        trust, vulnerability = self._rule_tuples()
-        return applicable(trust, vulnerability, container, self._keeper.policy.where)
+        return self._image_rules().applicable(container, self._keeper.policy.where)
 
-    def _rule_tuples(self) -> tuple[tuple[TrustRule, ...], tuple[VulnerabilityRule, ...]]:
+    def _image_rules(self) -> ImageRules:
         rules = self._keeper.rules
-        if self._parsed[0] is not rules:
-            self._parsed = (rules, trust_rules(rules), vulnerability_rules(rules))
-        return self._parsed[1:]
+        if self._parsed is None or self._parsed[0] is not rules:
+            self._parsed = (rules, ImageRules.of(rules))
+        return self._parsed[1]
 
     def _is_protected(self, container: Container) -> bool:
         return self._keeper.policy.rule(container).protected

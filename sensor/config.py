@@ -81,6 +81,8 @@ class Settings:
     log_level: str = "info"
     quiet: bool = False
     channels_dir: Path = Path("/etc/rote/channels.d")
+    checks_dir: Path = Path("/etc/rote/checks.d")
+    malware_file: Path = Path("/etc/rote/malware.txt")  # hashes, a line each
     feeds_file: Path = Path("/etc/rote/vulns.yaml")
     feeds_seconds: float = 86400.0  # how old feeds get before they are updated; 0: not by us
 

@@ -142,7 +142,9 @@ class Daemon:
             pipeline.teaching = Teaching(parent_of, settings.state_dir / "suspects.json")
             pipeline.sessions = Sessions(time.time, settings.state_dir / "sessions.json")
             reloader = self._reloader = Reloader(keeper, pipeline, channels)
-            reloader.also.append(lambda: gates.rules_changed(registry.containers()))
+            reloader.also += [
+                admission.reload, lambda: gates.rules_changed(registry.containers()),
+            ]  # fmt: skip
             self.pipeline = pipeline
 
             def more() -> dict[str, object]:

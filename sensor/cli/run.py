@@ -252,6 +252,20 @@ def _limits(options: dict[str, Any], name: str, context: click.Context) -> dict[
     help="The directory of channel files: where alerts go.",
 )
 @click.option(
+    "--checks",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/rote/checks.d"),
+    show_default=True,
+    help="Your own checks of compliance: programs, each with a YAML file beside it.",
+)
+@click.option(
+    "--malware",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/rote/malware.txt"),
+    show_default=True,
+    help="Hashes (SHA-256 or MD5, one a line) of programs that no image may hold.",
+)
+@click.option(
     "--feeds",
     type=click.Path(path_type=Path),
     default=Path("/etc/rote/vulns.yaml"),
@@ -351,6 +365,8 @@ def run(command: click.Context, /, **options: Any) -> None:
             log_level=options["log_level"],
             quiet=options["quiet"],
             channels_dir=options["channels"],
+            checks_dir=options["checks"],
+            malware_file=options["malware"],
             feeds_file=options["feeds"],
             feeds_seconds=options["feeds_every"],
         )

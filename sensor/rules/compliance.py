@@ -53,6 +53,12 @@ class ComplianceRule:
     message: str = ""
     source: str = ""
 
+    @property
+    def may_block(self) -> bool:
+        """Whether anything can lead to a refused start."""
+        said = (self.checks, self.template or {}, self.severity)
+        return self.default is Action.BLOCK or any(Action.BLOCK in m.values() for m in said)
+
     def effect(self, check: Check) -> Action:
         """What a check leads to where it fails: ``ignore``, ``alert`` or ``block``."""
         for name in (check.id, check.alias):
@@ -130,6 +136,13 @@ def template_checks(name: str) -> Mapping[str, Action]:
         raise RuleFileError(explain_validation(document, error, RuleFileModel)) from error
     assert isinstance(rule, ComplianceRuleModel)
     return {check: Action(effect) for check, effect in rule.checks.items()}
+
+
+def compliance_rule_for(
+    rules: Sequence[ComplianceRule], container: Container, where: Where
+) -> ComplianceRule | None:
+    """The rule that counts for a start; None: nobody asked for checks of it."""
+    return first_match(rules, container, where)
 
 
 def rule_for(rules: Sequence[ComplianceRule], container: Container, where: Where) -> ComplianceRule:

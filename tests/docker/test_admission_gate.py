@@ -138,6 +138,25 @@ def test_an_untrusted_image_does_not_start(gated: Gated) -> None:
     assert "of no trusted group (base)" in gated.refused(images.BUSYBOX)
 
 
+def test_a_privileged_container_does_not_start(gated: Gated) -> None:
+    """By a template, with one check that leads to more."""
+    gated.rules(
+        {
+            "kind": "compliance",
+            "name": "cis",
+            "template": "cis-docker",
+            "checks": {"5.5": "block"},
+        }
+    )
+    gated.runs(images.BUSYBOX)
+    line = gated.refused(images.BUSYBOX, "--privileged")
+    assert line.startswith("blocked by rule 'cis': 1 failed check [high: 1]: 5.5 ")
+    (denied,) = [a for a in gated.audits("compliance_failed") if a["outcome"] == "denied"]
+    assert "5.5" in denied["extra"]["checks"].split()
+    told = [a for a in gated.audits("compliance_failed") if a["outcome"] == "observed"]
+    assert "5.26" in told[0]["extra"]["checks"].split()  # new privileges are possible
+
+
 def test_a_blocked_container_does_not_start_whoever_is_faster(gated: Gated) -> None:
     """The gate, or the block itself, which kills what the runtime makes; until it is unblocked."""
     gated.rules()

@@ -17,15 +17,17 @@ from sensor.audits.formats import FORMATS
 from sensor.audits.text import one_line, render
 from sensor.containers.container import Container, Image
 from sensor.errors import ImageError, RuleFileError, RuntimeUnavailableError
-from sensor.images.admission.gatekeeper import Applicable, Ends, Gatekeeper, applicable
+from sensor.images.admission.gatekeeper import Applicable, Ends, Gatekeeper, ImageRules
 from sensor.images.admission.library import Library
-from sensor.images.admission.start import Start
+from sensor.images.admission.start import Failure, Start
 from sensor.images.cache import InventoryCache
+from sensor.images.compliance.facts import HashList, ImageFacts
 from sensor.images.inventory import READER
 from sensor.images.package import Inventory
 from sensor.images.vulns.scan import Scanner
 from sensor.images.vulns.told import ToldStore
 from sensor.images.worker import Request
+from sensor.rules.compliance import ComplianceRule
 from sensor.rules.files import read_rules
 from sensor.rules.scope import Where
 from sensor.rules.trusted import TrustedGroup, TrustRule, trust_rule_for, trust_rules
@@ -53,6 +55,7 @@ class Gate:
     host: Host
     vulnerability: VulnerabilityRule = CRITICAL
     trust: TrustRule | None = None
+    compliance: ComplianceRule | None = None
     audits: list[Audit] = field(default_factory=list)
     blocked: list[tuple[str, str]] = field(default_factory=list)
     reads: list[Request] = field(default_factory=list)
@@ -71,13 +74,13 @@ class Gate:
     def restarted(self) -> Gatekeeper:
         """As after a restart of the daemon."""
         ends = Ends(
-            lambda _container: Applicable(self.trust, self.vulnerability),
+            lambda _container: Applicable(self.trust, self.compliance, self.vulnerability),
             self.audits.append,
             lambda container, _audit, rule: self.blocked.append((container.name, rule)),
             lambda _id: self.held_down,
             lambda _container: self.protected,
         )
-        library = Library(self.cache, self._image_details, self._read)
+        library = Library(self.cache, self._image_details, self._read, self._read_both)
         scanner = Scanner(self.host.store, self.told)
         self.keeper = Gatekeeper(library, scanner, self.told, ends, lambda: NOW)
         return self.keeper
@@ -94,6 +97,10 @@ class Gate:
         if self.trouble is not None:
             raise self.trouble
         return replace(image(), image_id=request.image_id, layers=self.layers, reader=READER)
+
+    async def _read_both(self, request: Request, _hashes: HashList) -> tuple[Inventory, ImageFacts]:
+        inventory = await self._read(request)
+        return inventory, ImageFacts(inventory.image_id, keys=("/root/.ssh/id_rsa",))
 
     async def start(self, number: int = 1, *, held: bool = True, gate: str = "hook") -> str:
         """Start a container; why it is refused, or ""."""
@@ -285,6 +292,28 @@ async def test_layers_come_before_the_root_and_a_used_root_is_not_the_image(gate
         assert gate.reads[-1].image_id == ""
 
 
+async def test_failed_checks_are_told_once_and_keep_it_from_starting(gate: Gate) -> None:
+    """By the container's configuration and by what its image holds."""
+    gate.vulnerability = VulnerabilityRule("told", alert=None)
+    gate.compliance = ComplianceRule(
+        "cis", checks={"5.5": Action.BLOCK, "425": Action.ALERT}, default=Action.IGNORE
+    )
+    assert await gate.start() == ""
+    (audit,) = gate.audits
+    assert (audit.type, audit.action, audit.severity) == ("compliance_failed", "alert", 4)
+    assert "425" in audit.extra["found"]
+    assert "/root/.ssh/id_rsa" in audit.extra["found"]
+    privileged = {"HostConfig": {"Privileged": True}, "Config": {}}
+    start = Start(box(), "hook", inspected=privileged, root=Path("/nowhere"), held=True)
+    answer = await gate.keeper.judge(start)
+    assert not answer.allow
+    assert answer.message.startswith("blocked by rule 'cis': 1 failed check [high: 1]: 5.5 ")
+    told = gate.audits[-1]
+    assert (told.outcome, told.extra["checks"]) == ("denied", "5.5 425")
+    assert "425" not in told.extra["found"]  # that was told before
+    assert len(gate.reads) == 1
+
+
 def test_every_format_shows_what_was_found(gate: Gate) -> None:
     """For people and for machines."""
     asyncio.run(_refused(gate))
@@ -316,6 +345,7 @@ def test_trust_rules_as_files_say_them(tmp_path: Path) -> None:
     )  # fmt: skip
     rules = trust_rules(read_rules(path))
     where = Where()
+    all_rules = ImageRules.of(read_rules(path))
     prod = trust_rule_for(rules, box(name="p-1"), where)
     assert prod is not None
     assert (prod.name, prod.may_block, prod.allow_on_error, prod.time_limit, prod.message) == (
@@ -325,7 +355,8 @@ def test_trust_rules_as_files_say_them(tmp_path: Path) -> None:
         TrustedGroup("n", (), frozenset({f"sha256:{digest}"}), ((f"sha256:{digest}",),)),
     )
     assert trust_rule_for(rules, box(name="other"), where) is None
-    found = applicable(rules, (), box(name="p-1"), where)
+    assert all_rules.strictest == Failure(allow=False, seconds=3.0, rule="prod")
+    found = all_rules.applicable(box(name="p-1"), where)
     assert found.failure.allow is False
     assert found.failure.seconds == 3.0
     assert found.failure.rule == "prod"

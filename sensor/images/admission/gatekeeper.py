@@ -17,17 +17,21 @@ from typing import Any
 from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity, audit_about
 from sensor.containers.container import Container
 from sensor.errors import ImageError, RoteError, StateError
+from sensor.images.admission.judge_compliance import OwnChecks, about_compliance
 from sensor.images.admission.judges import about_trust, about_vulnerabilities
 from sensor.images.admission.library import Library
 from sensor.images.admission.opinion import Opinion, refusal
 from sensor.images.admission.start import Answer, Failure, Start
 from sensor.images.vulns.scan import Scanner
 from sensor.images.vulns.told import ToldStore
-from sensor.rules.trusted import TrustRule, trust_rule_for
-from sensor.rules.vulnerability import VulnerabilityRule, rule_for
+from sensor.rules.compliance import ComplianceRule, compliance_rule_for, compliance_rules
+from sensor.rules.files import RuleSet
+from sensor.rules.scope import Where
+from sensor.rules.trusted import TrustRule, trust_rule_for, trust_rules
+from sensor.rules.vulnerability import VulnerabilityRule, rule_for, vulnerability_rules
 
 _log = logging.getLogger("rote.admission")
-AnyRule = TrustRule | VulnerabilityRule
+AnyRule = TrustRule | ComplianceRule | VulnerabilityRule
 _FEEDLESS = (
     "there are no advisories, so that nothing can be said of vulnerabilities; "
     "see: rote vulns status"
@@ -39,12 +43,17 @@ class Applicable:
     """The rules about images that count for one container; None: no rule of the kind does."""
 
     trust: TrustRule | None
+    compliance: ComplianceRule | None
     vulnerability: VulnerabilityRule
 
     @property
     def blocking(self) -> list[AnyRule]:
         """Those that may refuse a start."""
-        return [rule for rule in (self.trust, self.vulnerability) if rule and rule.may_block]
+        return [
+            rule
+            for rule in (self.trust, self.compliance, self.vulnerability)
+            if rule and rule.may_block
+        ]
 
     @property
     def failure(self) -> Failure:
@@ -58,6 +67,35 @@ class Applicable:
             min(rule.time_limit for rule in rules),
             (strict or rules[0]).name,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRules:
+    """All rules about images, in their order."""
+
+    trust: tuple[TrustRule, ...] = ()
+    compliance: tuple[ComplianceRule, ...] = ()
+    vulnerability: tuple[VulnerabilityRule, ...] = ()
+
+    @classmethod
+    def of(cls, rules: RuleSet) -> ImageRules:
+        """Those among what was read."""
+        return cls(trust_rules(rules), compliance_rules(rules), vulnerability_rules(rules))
+
+    def applicable(self, container: Container, where: Where) -> Applicable:
+        """Those that count for a container: of each kind the first whose scope matches."""
+        return Applicable(
+            trust_rule_for(self.trust, container, where),
+            compliance_rule_for(self.compliance, container, where),
+            rule_for(self.vulnerability, container, where),
+        )
+
+    @property
+    def strictest(self) -> Failure:
+        """What becomes of the start of a container that nobody knows."""
+        rules: tuple[AnyRule, ...] = (*self.trust, *self.compliance, *self.vulnerability)
+        strict = next((r for r in rules if r.may_block and not r.allow_on_error), None)
+        return Failure() if strict is None else Failure(False, strict.time_limit, strict.name)
 
 
 @dataclass(slots=True)
@@ -83,6 +121,7 @@ class Ends:
         blocked: why a container may not start whatever its image is; "" when it may.
         protected: why it must never be kept from running; "" when it may.
         count: counts that a rule, by its name, decided about something.
+        own_checks: people's own checks of compliance.
         in_use: the programs that are known to run of an image; None while nobody knows.
     """
 
@@ -92,6 +131,7 @@ class Ends:
     blocked: Callable[[str], str] = lambda _id: ""
     protected: Callable[[Container], str] = lambda _container: ""
     count: Callable[[str, str, int], None] = lambda _rule, _what, _time_ns: None
+    own_checks: Callable[[], OwnChecks] = OwnChecks
     in_use: Callable[[Container], Collection[str] | None] = lambda _container: None
 
 
@@ -248,6 +288,14 @@ class Gatekeeper:
         if trust is not None:
             inventory = await self._library.inventory(start) if trust.asks_for_layers else None
             found.append(about_trust(container, trust, inventory, self._told, today))
+        if rules.compliance is not None:
+            own = self._ends.own_checks()
+            contents = await self._library.contents(start, own.hashes)
+            found.append(
+                await about_compliance(
+                    start, rules.compliance, contents, own, told=self._told, today=today
+                )
+            )
         if self._scanner.informed:
             inventory = await self._library.inventory(start)
             found.append(
@@ -360,16 +408,3 @@ class Gatekeeper:
 
 def _name(container: Container) -> str:
     return container.name or container.id[:12]
-
-
-def applicable(
-    trust: Collection[TrustRule],
-    vulnerability: Collection[VulnerabilityRule],
-    container: Container,
-    where: Any,
-) -> Applicable:
-    """The rules that count for a container: of each kind the first whose scope matches."""
-    return Applicable(
-        trust_rule_for(tuple(trust), container, where),
-        rule_for(tuple(vulnerability), container, where),
-    )

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 from sensor.containers.container import Container
 from sensor.errors import ImageError, RuntimeUnavailableError
+from sensor.images.admission.judge_compliance import Contents
 from sensor.images.admission.start import Start
 from sensor.images.cache import InventoryCache
+from sensor.images.compliance.facts import HashList, ImageFacts
 from sensor.images.package import Inventory
-from sensor.images.worker import Request, read_apart
+from sensor.images.worker import Request, read_apart, read_image_apart
 
 _NEVER = "0001-01-01"  # when a container of Docker's started that never did
 _AT_ONCE = 2
 Details = Callable[[Container], Awaitable[Mapping[str, Any] | None]]
 Read = Callable[[Request], Awaitable[Inventory]]
+ReadBoth = Callable[[Request, HashList], Awaitable[tuple[Inventory, ImageFacts]]]
+T = TypeVar("T")
 
 
 class Library:
@@ -29,14 +33,47 @@ class Library:
         details: a runtime's inspection of a container's image; None where it has none. It may
             raise RuntimeUnavailableError.
         read: reads an image.
+        read_both: the same, with the facts for compliance.
     """
 
-    def __init__(self, cache: InventoryCache, details: Details, read: Read = read_apart) -> None:
+    def __init__(
+        self,
+        cache: InventoryCache,
+        details: Details,
+        read: Read = read_apart,
+        read_both: ReadBoth = read_image_apart,
+    ) -> None:
         self._cache = cache
         self._details = details
         self._read = read
-        self._under_way: dict[str, asyncio.Task[Inventory]] = {}
+        self._read_both = read_both
+        self._under_way: dict[str, asyncio.Task[Any]] = {}
         self._turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def contents(self, start: Start, hashes: HashList) -> Contents:
+        """The same, with the facts for compliance and the runtime's description of the image.
+
+        Args:
+            start: of the container.
+            hashes: of malware.
+
+        Raises:
+            ImageError: it cannot be read.
+            StateError: the cache cannot be.
+        """
+        image = start.container.image.id
+        inventory = self._cache.get(image) if image else None
+        facts = self._cache.get_facts(image, hashes.id) if image else None
+        if inventory is None or facts is None:
+            read: tuple[Inventory, ImageFacts] = await self._once(
+                f"{image or start.container.id} {hashes.id}", self._take_both(start, hashes)
+            )
+            inventory, facts = read
+        try:
+            details = await self._details(start.container)
+        except RuntimeUnavailableError:
+            details = None  # checks that need it say that they do not know
+        return Contents(inventory, facts, details or {})
 
     async def inventory(self, start: Start) -> Inventory:
         """What a container's image consists of.
@@ -49,15 +86,20 @@ class Library:
         found = self._cache.get(image) if image else None
         if found is not None:
             return found
-        key = image or start.container.id
+        return await self._once(image or start.container.id, self._take(start))
+
+    async def _once(self, key: str, work: Coroutine[Any, Any, T]) -> T:
         task = self._under_way.get(key)
         if task is None:
-            task = asyncio.create_task(self._take(start), name=f"read {key[:19]}")
+            task = asyncio.create_task(work, name=f"read {key[:19]}")
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._done(key, done))
-        return await asyncio.shield(task)
+        else:
+            work.close()
+        result: T = await asyncio.shield(task)
+        return result
 
-    def _done(self, key: str, task: asyncio.Task[Inventory]) -> None:
+    def _done(self, key: str, task: asyncio.Task[Any]) -> None:
         self._under_way.pop(key, None)
         if not task.cancelled():
             task.exception()  # whoever waited has it; if nobody did, nobody misses it
@@ -68,6 +110,14 @@ class Library:
             inventory = await self._read(request)
         self._cache.put(inventory)
         return inventory
+
+    async def _take_both(self, start: Start, hashes: HashList) -> tuple[Inventory, ImageFacts]:
+        request = await self._request(start)
+        async with self._turns:
+            inventory, facts = await self._read_both(request, hashes)
+        self._cache.put(inventory)
+        self._cache.put_facts(facts)
+        return inventory, facts
 
     async def _request(self, start: Start) -> Request:
         """Where to read it: the layers of the image itself, where they are to be had."""

@@ -1,0 +1,124 @@
+"""What rules of kind ``compliance`` make of a container's start."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sensor.audits.audit import Action, AuditType, Severity
+from sensor.images.admission.opinion import Opinion
+from sensor.images.admission.start import Start
+from sensor.images.compliance.custom import CustomCheck, read_custom_checks
+from sensor.images.compliance.facts import HashList, ImageFacts, read_hash_list
+from sensor.images.compliance.judge import ComplianceDecision, Result, decide, evaluate
+from sensor.images.compliance.subject import Subject, read_host_facts
+from sensor.images.package import Inventory
+from sensor.images.vulns.told import ToldStore
+from sensor.rules.compliance import ComplianceRule
+
+_SEVERITIES = {
+    "low": Severity.LOW, "medium": Severity.MEDIUM, "high": Severity.HIGH,
+    "critical": Severity.CRITICAL,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What an image holds, and how its runtime describes it."""
+
+    inventory: Inventory
+    facts: ImageFacts
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnChecks:
+    """What people add to the checks: programs, and hashes of malware."""
+
+    customs: tuple[CustomCheck, ...] = ()
+    hashes: HashList = HashList()
+
+    @classmethod
+    def read(cls, directory: Path, hash_file: Path) -> OwnChecks:
+        """Read both; what is not there is empty.
+
+        Raises:
+            BadInputError: one is not what it should be.
+        """
+        hashes = read_hash_list(hash_file) if hash_file.exists() else HashList()
+        return cls(read_custom_checks(directory), hashes)
+
+
+async def about_compliance(
+    start: Start,
+    rule: ComplianceRule,
+    contents: Contents,
+    own: OwnChecks,
+    *,
+    told: ToldStore,
+    today: dt.date,
+) -> Opinion | None:
+    """What failed checks lead to.
+
+    Args:
+        start: of the container.
+        rule: that counts for it.
+        contents: of its image.
+        own: people's own checks.
+        told: what people know already.
+        today: is noted with it.
+
+    Returns:
+        None when no check failed that the rule minds.
+    """
+    subject = Subject.from_start(
+        start, contents.details, contents.facts, inventory=contents.inventory,
+        host=read_host_facts(),
+    )  # fmt: skip
+    results = await _results(subject, own.customs)
+    decision = decide(results, rule)
+    if decision.action is Action.IGNORE:
+        return None
+    container = start.container
+    notes = {_note(result, action): result for result, action in _counting(decision)}
+    fresh = told.unnoted(container.model_id, notes)
+    new = [notes[note] for note in fresh]
+    failed = [result for result, _ in _counting(decision)]
+    worst = max((_SEVERITIES[r.check.severity] for r in new or failed), default=Severity.LOW)
+    return Opinion(
+        AuditType.COMPLIANCE_FAILED,
+        decision.action,
+        rule.name,
+        decision.message,
+        worst,
+        "; ".join(_line(result) for result in new),
+        {
+            "counts": " ".join(f"{level}:{count}" for level, count in decision.counts.items()),
+            "checks": " ".join(result.check.id for result in failed),
+        },
+        lambda: told.note(container.model_id, tuple(notes), today),
+    )
+
+
+async def _results(subject: Subject, customs: Sequence[CustomCheck]) -> list[Result]:
+    # Programs take their time; the others take a millisecond or two.
+    if customs:
+        return await asyncio.to_thread(evaluate, subject, customs)
+    return evaluate(subject)
+
+
+def _counting(decision: ComplianceDecision) -> list[tuple[Result, Action]]:
+    return [pair for pair in decision.results if pair[1] is not Action.IGNORE]
+
+
+def _note(result: Result, action: Action) -> str:
+    return f"check {result.check.id}: {action}"
+
+
+def _line(result: Result) -> str:
+    evidence = f" ({result.evidence})" if result.evidence else ""
+    return f"{result.check.id} {result.check.title}{evidence}"

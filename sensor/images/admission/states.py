@@ -16,6 +16,7 @@ from sensor.errors import UsageError
 
 DEFAULT_STATE = Path("/run/containerd")
 _DEFAULT_CONFIG = "/etc/containerd/config.toml"
+_OWNERS = frozenset({0})
 _CONFIG_MAX = 1 << 20  # bytes
 _CONFIG_FLAGS, _STATE_FLAGS = ("--config", "-config", "-c"), ("--state", "-state")
 
@@ -60,7 +61,9 @@ def is_roots(path: Path) -> bool:
         for place in (resolved, *resolved.parents):
             found = place.stat()
             shared = stat.S_IWGRP | stat.S_IWOTH
-            if found.st_uid or (found.st_mode & shared and not found.st_mode & stat.S_ISVTX):
+            if found.st_uid not in _OWNERS or (
+                found.st_mode & shared and not found.st_mode & stat.S_ISVTX
+            ):
                 return False
     except OSError:
         return False
@@ -78,7 +81,10 @@ def _states(proc: Path) -> Iterator[Path]:
         try:
             if (process / "comm").read_text().strip() != "containerd":
                 continue
-            if process.stat().st_uid or (process / "ns" / "mnt").stat().st_ino != own:
+            if (
+                process.stat().st_uid not in _OWNERS
+                or (process / "ns" / "mnt").stat().st_ino != own
+            ):
                 continue
             arguments = os.fsdecode((process / "cmdline").read_bytes()).split("\0")
             directory = (process / "cwd").readlink()

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from sensor.images.admission.fanotify import Ask, FanotifyGate
 from sensor.images.admission.fanotify_listener import TASKS
 from sensor.images.admission.start import Answer, Failure
 from sensor.kernel.fanotify import PermissionGroup
+from tests.waiting import until
 
 pytestmark = pytest.mark.kernel
 HOOK = RuntimeHook("/usr/lib/rote/gate", ("x",))
@@ -46,14 +46,6 @@ async def gate(
         yield found
     finally:
         await found.close()
-
-
-async def until(question: Callable[[], object], *, seconds: float = 20) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + seconds
-    while not question():
-        assert time.monotonic() < end, question
-        await asyncio.sleep(0.01)
 
 
 class Bundle:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from sensor.cli.main import rote
 from sensor.errors import UsageError
 from sensor.images.admission import states
 from sensor.images.admission.states import find_states, is_roots, parse_states
@@ -96,3 +98,12 @@ def test_all_the_way_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(states, "_OWNERS", frozenset({4_000_000}))
     assert not is_roots(inner)
     assert not is_roots(tmp_path / "missing")
+
+
+def test_the_option_of_run_is_checked_before_anything_starts(tmp_path: Path) -> None:
+    """One line, exit 2."""
+    result = CliRunner().invoke(
+        rote, ["--state-dir", str(tmp_path), "run", "--gate-fanotify", "containerd"]
+    )
+    assert isinstance(result.exception, UsageError)
+    assert "expected auto, off, or the state directory" in str(result.exception)

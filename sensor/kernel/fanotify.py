@@ -38,11 +38,28 @@ _libc.fanotify_mark.argtypes = (
 )  # fmt: skip
 
 
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
+_FALLOC_KEEP_SIZE = 0x01
+
+
 def _checked(result: int) -> int:
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return result
+
+
+def reserve(fd: int, size: int) -> None:
+    """Have room for so many bytes in a file, without making it longer.
+
+    Raises:
+        OSError: there is no room. Not where the file system cannot say.
+    """
+    try:
+        _checked(_libc.fallocate(fd, _FALLOC_KEEP_SIZE, 0, size))
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
 
 
 class Opening(NamedTuple):

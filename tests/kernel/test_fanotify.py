@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,8 +67,7 @@ class Bundle:
     async def marked(self, gate: FanotifyGate) -> None:
         """Wait until opens in it are held."""
         mark = f"fanotify ino:{self.path.stat().st_ino:x} "
-        folder = Path(f"/proc/{gate.status()['listener']}/fdinfo")
-        await until(lambda: any(mark in file.read_text() for file in folder.iterdir()))
+        await until(lambda: any(line.startswith(mark) for line in _marks(gate)))
 
     async def write(self, data: bytes = SPEC) -> None:
         """Write ``config.json`` in one go, in another process."""
@@ -252,6 +253,36 @@ async def test_who_is_there_already_is_left_alone(tmp_path: Path) -> None:
     assert [bundle.config.read_bytes() for bundle in bundles] == [SPEC, SPEC, INJECTED]
 
 
+async def test_what_the_kernel_could_not_tell_is_looked_up(tmp_path: Path) -> None:
+    """So many bundles came and went that events of them were lost."""
+    async with gate(tmp_path, limit=16) as found:
+        first = Bundle(tmp_path, "first")
+        await first.marked(found)
+        listener = found.status()["listener"]
+        os.kill(listener, signal.SIGSTOP)
+        await asyncio.to_thread(_overflow, first.path.parent / "passing")
+        second = Bundle(tmp_path, "second")
+        os.kill(listener, signal.SIGCONT)
+        await second.marked(found)
+        await second.write()
+        assert await second.read() == INJECTED
+        await first.write()
+        assert await first.read() == INJECTED
+
+
+async def test_directories_that_come_later_and_again(tmp_path: Path) -> None:
+    """A containerd is not there yet, or its state is made anew."""
+    async with gate(tmp_path) as found:
+        for turn in range(2):
+            bundle = Bundle(tmp_path, f"c{turn}")
+            await bundle.marked(found)
+            await bundle.write()
+            assert await bundle.read() == INJECTED
+            shutil.rmtree(tmp_path / "state")
+            await until(lambda: not _marks(found))
+            (tmp_path / "state").mkdir(mode=0o711)
+
+
 def _deny(bundle: Path) -> Answer:
     return Answer(allow=not bundle.name.startswith("bad"))
 
@@ -352,8 +383,20 @@ def test_without_permission_it_says_what_it_needs(monkeypatch: pytest.MonkeyPatc
 
 
 def _marks_of(listener: int) -> list[str]:
-    texts = [file.read_text() for file in Path(f"/proc/{listener}/fdinfo").iterdir()]
-    return [line for text in texts for line in text.splitlines() if "fanotify ino" in line]
+    found: list[str] = []
+    for file in Path(f"/proc/{listener}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            lines = file.read_text().splitlines()
+            found.extend(line for line in lines if line.startswith("fanotify ino:"))
+    return found
+
+
+def _overflow(path: Path) -> None:
+    """Make and remove a directory more often than a watch can tell of."""
+    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    for _ in range(most // 2 + 10):
+        path.mkdir()
+        path.rmdir()
 
 
 def _runs(pid: int) -> bool:

@@ -10,6 +10,8 @@ import os
 import stat
 import time
 
+from sensor.kernel.fanotify import reserve
+
 CONFIG = "config.json"
 PID_FILES = ("init.pid", ".init.pid")  # written when the runtime has made the container
 _TEMPORARY = ".rote-config.json"
@@ -59,6 +61,7 @@ def overwrite(fd: int, new: bytes, size: int) -> None:
         OSError: it could not be written.
     """
     old = os.pread(fd, size, 0)
+    reserve(fd, len(new))  # so that writing takes microseconds, and nothing can stop it
     try:
         _write(fd, new)
     except OSError:

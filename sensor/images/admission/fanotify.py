@@ -52,7 +52,7 @@ class FanotifyGate:
         hook: to be injected; None: ``ask`` decides, and a refused start fails with EPERM.
         ask: decides where there is no hook.
         failure: what becomes of a start that ``ask`` does not decide in time.
-        limit: seconds that the listener may hang, and an open with it.
+        limit: seconds that the listener may hang, and an open with it; at most 16.
         outlive: the worker goes on when this process dies; the next daemon's takes over from it.
             What it injects then is answered by the hook alone.
     """
@@ -133,7 +133,7 @@ class FanotifyGate:
     # ---- the worker
 
     async def _run(self) -> None:
-        pause = _PAUSE_FIRST
+        pause, said = _PAUSE_FIRST, ""
         while True:
             began = time.monotonic()
             try:
@@ -142,8 +142,10 @@ class FanotifyGate:
                 self._problem = f"the worker cannot be started: {error.strerror}"
             self._restarts += 1
             if time.monotonic() - began > _GOOD_SECONDS:
-                pause = _PAUSE_FIRST
-            _log.warning("fanotify gate: %s; next try in %.1f s", self._problem, pause)
+                pause, said = _PAUSE_FIRST, ""
+            if self._problem != said:  # once, not with each try
+                _log.warning("fanotify gate: %s; tried again in %.1f s", self._problem, pause)
+                said = self._problem
             await asyncio.sleep(pause)
             pause = min(2 * pause, _PAUSE_MAX)
 

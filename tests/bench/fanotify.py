@@ -32,7 +32,7 @@ from tests.docker.images import import_busybox
 from tests.waiting import until
 
 _OPENS = 20_000
-_ROUNDS = 5
+_ROUNDS = 20
 _RELEASES = 15
 _IDLE_SECONDS = 20.0
 _HOOK = RuntimeHook("/bin/true")

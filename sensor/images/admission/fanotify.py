@@ -18,10 +18,11 @@ from typing import Any
 
 import orjson
 
+from sensor.config import Settings
 from sensor.images.admission.bundle import RuntimeHook
 from sensor.images.admission.fanotify_worker import EXIT_HUNG, EXIT_LISTENER
 from sensor.images.admission.start import Answer, Failure
-from sensor.images.admission.states import find_states
+from sensor.images.admission.states import find_states, parse_states
 
 _log = logging.getLogger("rote.gate")
 _FIND_SECONDS = 30.0  # between two looks for containerd's
@@ -86,6 +87,28 @@ class FanotifyGate:
         self._restarts = 0
         self._missed: list[dict[str, Any]] = []
         self._problem = ""
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        hook: RuntimeHook | None,
+        *,
+        ask: Ask | None = None,
+        failure: Failure | None = None,
+    ) -> FanotifyGate | None:
+        """The gate that the settings want; None: they want none.
+
+        It outlives the daemon where starts are to be refused without one.
+
+        Raises:
+            UsageError: they name no directory that can be used.
+        """
+        directories = parse_states(settings.gate_fanotify)
+        if directories == ():
+            return None
+        outlive = failure is not None and not failure.allow
+        return cls(settings.run_dir, directories, hook, ask=ask, failure=failure, outlive=outlive)
 
     async def start(self) -> None:
         """Begin; the gate holds starts when ``status`` says so, some 100 ms later."""

@@ -41,7 +41,10 @@ _PR_SET_PDEATHSIG = 1
 _LOOKS_WITHOUT_BEAT = 3  # of four in the limit: the listener beats at least once between two
 _SIGN_SECONDS = 5.0  # between two signs of life to the daemon
 _TAKE_OVER_SECONDS = 5.0
-_NICE = -10  # a new bundle must be marked before its shim is up, also on a busy host
+# A new bundle must be marked before its shim is up, also on a busy host. The guard comes before the
+# listener, so that it can end one that turns in circles.
+_GUARD_PRIORITY, _LISTENER_PRIORITY = 2, 1
+_NICE = -10  # where there is no scheduling in real time
 EXIT_HUNG = 70  # the listener hung and was killed
 EXIT_LISTENER = 71  # the listener ended without being asked to
 
@@ -166,8 +169,6 @@ def main() -> int:
     try:
         orders, limit, lock = _read_orders()
         shared = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")[:SHARED]
-        with contextlib.suppress(PermissionError):
-            os.nice(_NICE)
         gc.collect()
         gc.freeze()  # what is shared with the listener stays shared
         guard = os.getpid()
@@ -175,6 +176,7 @@ def main() -> int:
         child = os.fork()
         if child == 0:
             _listen(orders, shared, mouth, guard)
+        _come_first(_GUARD_PRIORITY)
         devnull = os.open(os.devnull, os.O_RDONLY)
         os.dup2(devnull, sys.stdin.fileno())  # the listener reads it
         return _Guard(child, shared, limit, mouth).run(lock)
@@ -183,12 +185,21 @@ def main() -> int:
         return error.exit_code
 
 
+def _come_first(priority: int) -> None:
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(priority))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.nice(_NICE)
+
+
 def _listen(orders: Orders, shared: memoryview, mouth: _Mouth, guard: int) -> None:
     """The listening process; does not return."""
     code = 1
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() == guard:
+            _come_first(_LISTENER_PRIORITY)
             Listener(orders, shared, mouth.say).run(sys.stdin.fileno())
             code = 0
     except (RoteError, OSError, ValueError) as error:

@@ -27,8 +27,7 @@ from tests.waiting import until
 
 # Stands in for the hook that asks the daemon: refuses when there is a file with a reason.
 _HOOK = """#!/bin/sh
-cat >>"$1/states"
-echo >>"$1/states"
+cat >"$1/states/$$"
 if [ -e "$1/reason" ]; then
 	cat "$1/reason" >&2
 	exit 1
@@ -47,12 +46,13 @@ class Place:
         self.hook.write_text(_HOOK)
         self.hook.chmod(0o755)
         self.state = engine.home / "containerd-state"
+        self.states = engine.home / "states"
+        self.states.mkdir()
 
     def hooked(self) -> list[str]:
-        """Identities of the containers that the hook was called for."""
-        file = self.engine.home / "states"
-        texts = file.read_text().splitlines() if file.exists() else []
-        return [json.loads(text)["id"] for text in texts if text]
+        """Identities of the containers that the hook was called for, in this order."""
+        files = sorted(self.states.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+        return [json.loads(file.read_text())["id"] for file in files]
 
     def refuse(self, reason: str) -> None:
         """Let the hook refuse from now on; "": no longer."""

@@ -193,8 +193,10 @@ class FanotifyGate:
             if finder is not None:
                 finder.cancel()
             if worker.returncode is None:
+                # The listener ends with it. Not worker.kill(): it takes the exit code away from
+                # asyncio when the worker has just ended by itself.
                 with contextlib.suppress(ProcessLookupError):
-                    worker.kill()  # and the listener with it
+                    os.kill(worker.pid, signal.SIGKILL)
             code = await worker.wait()
             self._problem = self._problem or _EXITS.get(code, f"the worker ended with {code}")
             for name, count in self._counts.items():

@@ -18,7 +18,7 @@ import pytest
 
 from sensor.errors import KernelSupportError
 from sensor.images.admission.bundle import RuntimeHook, insert
-from sensor.images.admission.fanotify import Ask, FanotifyGate
+from sensor.images.admission.fanotify import Ask, FanotifyGate, end_left
 from sensor.images.admission.fanotify_listener import TASKS
 from sensor.images.admission.start import Answer, Failure
 from sensor.kernel.fanotify import PermissionGroup
@@ -325,15 +325,44 @@ async def test_without_a_hook_the_open_is_refused(
         await until(lambda: found.status()["denied"] == 2 * sum(refused))
 
 
+async def test_rules_change_what_happens_without_an_answer(tmp_path: Path) -> None:
+    """At once, for the worker that runs."""
+    patient = Failure(allow=True, seconds=600)
+    async with gate(tmp_path, None, ask=_never, failure=patient) as found:
+        found.set_failure(Failure(allow=False, seconds=0.2))
+        bundle = Bundle(tmp_path)
+        await bundle.marked(found)
+        await bundle.write()
+        code, output, errors = await run(f"cat {bundle.config}")
+        assert (code, output) == (1, b"")
+        assert b"not permitted" in errors
+
+
+async def test_what_is_left_is_ended(tmp_path: Path) -> None:
+    """As `rote unload` does; and only a worker, whatever the file says."""
+    assert not end_left(tmp_path)
+    async with gate(tmp_path) as found:
+        lock = tmp_path / "fanotify.lock"
+        worker = found.status()["worker"]
+        await until(lambda: lock.exists() and lock.read_text() == str(worker))
+        lock.write_text(str(os.getpid()))
+        assert not end_left(tmp_path)
+        lock.write_text(str(worker))
+        assert end_left(tmp_path)
+        await until(lambda: found.status()["restarts"] == 1)
+        assert not _runs(worker)
+
+
 _DAEMON = """
 import asyncio, sys
 from pathlib import Path
 from sensor.images.admission.bundle import RuntimeHook
 from sensor.images.admission.fanotify import FanotifyGate
+from sensor.images.admission.start import Failure
 async def main():
     home = Path(sys.argv[1])
     gate = FanotifyGate(home, (home / "state",), RuntimeHook("/usr/lib/rote/gate", ("x",)),
-                        outlive=True)
+                        failure=Failure(allow=False))
     await gate.start()
     assert await gate.ready(20)
     print(gate.status()["worker"], gate.status()["listener"], flush=True)

@@ -35,7 +35,7 @@ def test_it_outlives_the_daemon_to_fail_closed(failure: Failure | None, outlives
     """Without a daemon the hook refuses; with neither nothing does."""
     gate = FanotifyGate.of(Settings(gate_fanotify="auto"), HOOK, failure=failure)
     assert gate is not None
-    assert gate._orders()["outlive"] is outlives
+    assert gate._orders()["failure"]["outlive"] is outlives
 
 
 async def test_a_worker_that_fails_is_tried_again_and_said(

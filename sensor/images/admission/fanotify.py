@@ -19,8 +19,9 @@ from typing import Any
 import orjson
 
 from sensor.config import Settings
+from sensor.errors import StateError
 from sensor.images.admission.bundle import RuntimeHook
-from sensor.images.admission.fanotify_worker import EXIT_HUNG, EXIT_LISTENER
+from sensor.images.admission.fanotify_worker import EXIT_HUNG, EXIT_LISTENER, holder
 from sensor.images.admission.start import Answer, Failure
 from sensor.images.admission.states import find_states, parse_states
 
@@ -44,6 +45,30 @@ Ask = Callable[[Path], Awaitable[Answer]]
 only."""
 
 
+def lock_of(run_dir: Path) -> Path:
+    """The file that the worker which counts holds."""
+    return run_dir / "fanotify.lock"
+
+
+def end_left(run_dir: Path) -> bool:
+    """End a worker that outlived its daemon; whether there was one.
+
+    Raises:
+        StateError: its lock cannot be read.
+    """
+    path = lock_of(run_dir)
+    try:
+        with path.open("rb+") as file:
+            pid = holder(file.fileno())
+            if pid:
+                os.kill(pid, signal.SIGTERM)
+            return bool(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except OSError as error:
+        raise StateError(f"{path}: {error.strerror}") from error
+
+
 class FanotifyGate:
     """Holds starts of containers by the first open of their ``config.json``.
 
@@ -52,10 +77,10 @@ class FanotifyGate:
         directories: state directories of containerd; None: those of the containerd's that run.
         hook: to be injected; None: ``ask`` decides, and a refused start fails with EPERM.
         ask: decides where there is no hook.
-        failure: what becomes of a start that ``ask`` does not decide in time.
+        failure: what becomes of a start that nobody decides. Where it is refused, the worker goes
+            on when this process dies, and the next daemon's takes over from it: the hook that it
+            injects refuses by itself.
         limit: seconds that the listener may hang, and an open with it; at most 16.
-        outlive: the worker goes on when this process dies; the next daemon's takes over from it.
-            What it injects then is answered by the hook alone.
     """
 
     def __init__(
@@ -67,7 +92,6 @@ class FanotifyGate:
         ask: Ask | None = None,
         failure: Failure | None = None,
         limit: float = LIMIT_SECONDS,
-        outlive: bool = False,
     ) -> None:
         self._run_dir = run_dir
         self._wanted = directories
@@ -76,7 +100,6 @@ class FanotifyGate:
         self._ask = ask
         self._failure = failure or Failure()
         self._limit = limit
-        self._outlive = outlive
         self._task: asyncio.Task[None] | None = None
         self._worker: asyncio.subprocess.Process | None = None
         self._answers: set[asyncio.Task[None]] = set()
@@ -99,16 +122,13 @@ class FanotifyGate:
     ) -> FanotifyGate | None:
         """The gate that the settings want; None: they want none.
 
-        It outlives the daemon where starts are to be refused without one.
-
         Raises:
             UsageError: they name no directory that can be used.
         """
         directories = parse_states(settings.gate_fanotify)
         if directories == ():
             return None
-        outlive = failure is not None and not failure.allow
-        return cls(settings.run_dir, directories, hook, ask=ask, failure=failure, outlive=outlive)
+        return cls(settings.run_dir, directories, hook, ask=ask, failure=failure)
 
     async def start(self) -> None:
         """Begin; the gate holds starts when ``status`` says so, some 100 ms later."""
@@ -121,6 +141,11 @@ class FanotifyGate:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ready.wait(), seconds)
         return self._ready.is_set()
+
+    def set_failure(self, failure: Failure) -> None:
+        """Rules have changed, and what becomes of a start that nobody decides."""
+        self._failure = failure
+        self._send({"failure": self._failure_orders()})
 
     def status(self) -> dict[str, Any]:
         """What `rote status` shows."""
@@ -218,12 +243,14 @@ class FanotifyGate:
             "hook": hook
             and {"path": hook.path, "arguments": hook.arguments, "seconds": hook.seconds},
             "limit": self._limit,
-            "ask_seconds": self._failure.seconds,
-            "allow": self._failure.allow,
+            "failure": self._failure_orders(),
             "readers": [os.getpid()],
-            "outlive": self._outlive,
-            "lock": str(self._run_dir / "fanotify.lock"),
+            "lock": str(lock_of(self._run_dir)),
         }
+
+    def _failure_orders(self) -> dict[str, Any]:
+        allow = self._failure.allow
+        return {"ask_seconds": self._failure.seconds, "allow": allow, "outlive": not allow}
 
     def _send(self, message: dict[str, Any]) -> None:
         worker = self._worker

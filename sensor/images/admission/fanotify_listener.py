@@ -431,6 +431,8 @@ class Listener:
                 ):
                     self._watch.remove(watch)
             self._look_for_states()
+        elif "failure" in command:
+            self._orders = self._orders._replace(**command["failure"])
         elif (bundle := self._bundles.get(command.get("answer", ""))) is not None:
             self._decide(bundle, allow=bool(command["allow"]))
 

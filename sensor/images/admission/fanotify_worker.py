@@ -45,6 +45,7 @@ _TAKE_OVER_SECONDS = 5.0
 # listener, so that it can end one that turns in circles.
 _GUARD_PRIORITY, _LISTENER_PRIORITY = 2, 1
 _NICE = -10  # where there is no scheduling in real time
+_MODULE = b"sensor.images.admission.fanotify_worker"
 EXIT_HUNG = 70  # the listener hung and was killed
 EXIT_LISTENER = 71  # the listener ended without being asked to
 
@@ -77,10 +78,8 @@ def _read_orders() -> tuple[Orders, float, str]:
         directories=tuple(told["directories"]),
         hook=hook and RuntimeHook(hook["path"], tuple(hook["arguments"]), hook["seconds"]),
         beat=limit / 4,
-        ask_seconds=told["ask_seconds"],
-        allow=told["allow"],
         readers=frozenset(told["readers"]),
-        outlive=told["outlive"],
+        **told["failure"],
     )
     return orders, limit, told["lock"]
 
@@ -141,6 +140,30 @@ class _Guard:
             self._told, self._told_at = counts, now
 
 
+def holder(lock: int) -> int | None:
+    """The worker that holds a lock; None: nobody did, and now this process does.
+
+    Args:
+        lock: descriptor of the lock.
+
+    Returns:
+        Its number; 0 where it has not said it yet.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass
+    else:
+        return None
+    text = os.pread(lock, 16, 0)
+    if text.isdigit():
+        # What is written may be of the one before, and its number another process's by now.
+        with contextlib.suppress(OSError), open(f"/proc/{int(text)}/cmdline", "rb") as file:  # noqa: PTH123 - no pathlib here
+            if _MODULE in file.read().split(b"\0"):
+                return int(text)
+    return 0
+
+
 def _take_over(path: str) -> None:
     """Be the only gate: end the one of an earlier daemon, now that this one listens.
 
@@ -148,16 +171,13 @@ def _take_over(path: str) -> None:
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     end = time.monotonic() + _TAKE_OVER_SECONDS
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return
-            with contextlib.suppress(ValueError, ProcessLookupError):
-                os.kill(int(os.pread(fd, 16, 0)), signal.SIGTERM)
-            time.sleep(0.01)
+    while (pid := holder(fd)) is not None:
+        if time.monotonic() > end:
+            return
+        if pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        time.sleep(0.01)
     os.ftruncate(fd, 0)
     os.pwrite(fd, str(os.getpid()).encode(), 0)
     # Held until this process ends.

@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sensor.images.admission.bundle import RuntimeHook
+from sensor.images.admission.bundle_watch import TASKS
 from sensor.images.admission.fanotify import FanotifyGate
-from sensor.images.admission.fanotify_listener import TASKS
 from sensor.kernel.fanotify import PermissionGroup
 from tests.bench.block import quantile
 from tests.bench.vulns import say

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from sensor.images.admission.bundle import RuntimeHook
+from sensor.images.admission.bundle_watch import TASKS
 from sensor.images.admission.fanotify import Ask, FanotifyGate
-from sensor.images.admission.fanotify_listener import TASKS
 from sensor.images.admission.start import Answer
 from sensor.images.admission.states import find_states
 from tests.docker.client import Docker

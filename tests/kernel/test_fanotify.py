@@ -18,8 +18,8 @@ import pytest
 
 from sensor.errors import KernelSupportError
 from sensor.images.admission.bundle import RuntimeHook, insert
+from sensor.images.admission.bundle_watch import TASKS
 from sensor.images.admission.fanotify import Ask, FanotifyGate, end_left
-from sensor.images.admission.fanotify_listener import TASKS
 from sensor.images.admission.start import Answer, Failure
 from sensor.kernel.fanotify import PermissionGroup
 from tests.waiting import until
@@ -127,7 +127,7 @@ while True:
         made = Bundle(tmp_path, "elsewhere")
         made.path = made.path.rename(tmp_path / "made")
         (made.path / "config.json").write_bytes(SPEC)
-        os.setxattr(made.path / "config.json", "user.test", b"kept")
+        os.setxattr(made.path / "config.json", "trusted.test", b"kept")
         readers = [
             asyncio.create_task(run(f"exec {sys.executable} -c '{reader}'")) for _ in range(2)
         ]
@@ -138,7 +138,7 @@ while True:
         assert INJECTED is not None
         assert {len(INJECTED)} <= lengths <= {len(SPEC), len(INJECTED)}
         assert (target / "config.json").read_bytes() == INJECTED
-        assert os.getxattr(target / "config.json", "user.test") == b"kept"
+        assert os.getxattr(target / "config.json", "trusted.test") == b"kept"
         assert sorted(path.name for path in target.iterdir()) == ["config.json"]
         await until(lambda: found.status()["ahead"] == 1)
 
@@ -229,9 +229,12 @@ async def test_what_others_may_write_to_is_not_touched(tmp_path: Path) -> None:
         await second.marked(found)
         (second.path / "config.json").symlink_to(secret)
         assert await second.read() == SPEC
-        third = Bundle(tmp_path, "open")
-        third.path.chmod(0o777)
-        namespace = third.path.parent.parent / "theirs"
+        theirs = Bundle(tmp_path, "elsewhere")
+        theirs.path.chmod(0o777)
+        theirs.path.rename(theirs.path.with_name("open"))
+        await until(lambda: found.status()["missed"] == 1)
+        assert "others than root may write" in found.status()["last_missed"][0]["reason"]
+        namespace = theirs.path.parent.parent / "theirs"
         namespace.mkdir()
         os.chown(namespace, 1000, 1000)
         (namespace / "c").mkdir()

@@ -297,8 +297,7 @@ class FanotifyGate:
                 "allowed" if self._failure.allow else "refused",
             )
         elif "refused" in message:
-            reason = message.get("reason", "others than root may write to it")
-            self._problem = f"{message['refused']}: not watched: {reason}"
+            self._problem = f"{message['refused']}: not watched: {message['reason']}"
             _log.warning("fanotify gate: %s", self._problem)
         elif "error" in message:
             self._problem = message["error"]

@@ -36,11 +36,10 @@ from sensor.images.admission.bundle_files import (
     replace,
     size_of,
 )
-from sensor.kernel.fanotify import Change, DirectoryWatch, Opening, PermissionGroup
+from sensor.images.admission.bundle_watch import BundleWatch
+from sensor.kernel.fanotify import Opening, PermissionGroup
 
-TASKS = "io.containerd.runtime.v2.task"
 _KEEP_SECONDS = 60.0  # a bundle whose container is not made by then is no longer held
-_RETRY_SECONDS = 2.0  # how often to look for a directory that is not there yet
 _LOOKS = 5
 _ASKED_MAX = 1000
 
@@ -125,11 +124,8 @@ class Listener:
         self._shared = shared
         self._tell = tell
         self._group = PermissionGroup()
-        self._watch = DirectoryWatch()
-        self._places: dict[int, tuple[int, str]] = {}  # by watch: how deep, path
-        self._watched: dict[str, int] = {}
         self._bundles: dict[str, _Bundle] = {}
-        self._retry_at = 0.0
+        self._watch = BundleWatch(self._on_bundle, self._on_gone, self._refuse, self._on_lost)
 
     def run(self, commands: int) -> None:
         """Listen until nobody is there to listen for.
@@ -141,15 +137,14 @@ class Listener:
         for fd in (self._group.fd, self._watch.fd, commands):
             poll.register(fd, select.POLLIN)
         text = b""
-        self._look_for_states()
+        self._watch.follow(self._orders.directories)
         self._shared[READY] = 1
         while True:
             self._shared[BEAT] = time.monotonic_ns()
             ready = {fd for fd, _ in poll.poll(self._orders.beat * 1000)}
             # First what is new: between its making and its mark nobody is held.
             if self._watch.fd in ready:
-                for change in self._watch.read():
-                    self._on_change(change)
+                self._watch.read()
             if self._group.fd in ready:
                 self._on_opens()
             if commands in ready:
@@ -163,75 +158,35 @@ class Listener:
                     self._on_command(json.loads(line))
             self._on_time()
 
-    # ---- directories
-
-    def _look_for_states(self) -> None:
-        for state in self._orders.directories:
-            if state not in self._watched:
-                self._add_place(state, 0)
-        self._retry_at = time.monotonic() + _RETRY_SECONDS
-
-    def _add_place(self, path: str, depth: int) -> None:
-        """Watch a directory and look at what is in it: 0 state, 1 tasks, 2 namespace."""
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            return  # not there yet, or no longer
-        try:
-            if not is_trusted(fd):
-                self._tell({"refused": path})
-                return
-            watch = self._watch.add(fd)
-            self._places[watch] = (depth, path)
-            self._watched[path] = watch
-            names = os.listdir(fd)  # noqa: PTH208 - by descriptor. After the watch: none is missed
-        except OSError as error:
-            self._tell({"refused": path, "reason": error.strerror})
-            return
-        finally:
-            os.close(fd)
-        for name in names:
-            self._on_name(depth, path, name, is_new=False)
-
-    def _on_name(self, depth: int, path: str, name: str, *, is_new: bool) -> None:
-        below = f"{path}/{name}"
-        if depth == 2:
-            # containerd renames a bundle to .ID before it removes it.
-            if below not in self._bundles and not name.startswith("."):
-                self._on_bundle(below, is_new=is_new)
-        elif (depth == 1 or name == TASKS) and below not in self._watched:
-            self._add_place(below, depth + 1)
-
-    def _on_change(self, change: Change) -> None:
-        if change.watch < 0:
-            places, self._places, self._watched = self._places, {}, {}
-            for depth, path in places.values():
-                if depth == 0:
-                    self._add_place(path, 0)
-            return
-        place = self._places.get(change.watch)
-        if place is None:
-            return
-        depth, path = place
-        if not change.name:
-            del self._places[change.watch]
-            self._watched.pop(path, None)
-        elif change.came:
-            self._on_name(depth, path, change.name, is_new=True)
-        elif (bundle := self._bundles.get(f"{path}/{change.name}")) is not None:
-            self._forget(bundle)
-
     # ---- bundles
 
+    def _refuse(self, path: str, reason: str) -> None:
+        self._tell({"refused": path, "reason": reason})
+
+    def _on_gone(self, path: str) -> None:
+        if (bundle := self._bundles.get(path)) is not None:
+            self._forget(bundle)
+
+    def _on_lost(self) -> None:
+        for bundle in tuple(self._bundles.values()):
+            if not os.fstat(bundle.fd).st_nlink:
+                self._forget(bundle)
+
     def _on_bundle(self, path: str, *, is_new: bool) -> None:
+        if path in self._bundles:
+            return
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return
-        if not is_trusted(fd) or not (is_new or is_young(fd)):
+        if not (is_new or is_young(fd)):
             os.close(fd)
             return
         bundle = self._bundles[path] = _Bundle(path, fd)
+        if not is_trusted(fd):
+            bundle.reason = f"{path}: others than root may write to it"
+            self._made(bundle)
+            return
         if is_made(fd):
             self._shared[LATE] += 1
             bundle.reason = f"{path}: its container was made before it could be held"
@@ -422,15 +377,7 @@ class Listener:
 
     def _on_command(self, command: dict[str, Any]) -> None:
         if "directories" in command:
-            self._orders = self._orders._replace(directories=tuple(command["directories"]))
-            for path, watch in tuple(self._watched.items()):
-                # Bundles of a directory that is no longer wanted: the watches end with it.
-                if not any(
-                    path == state or path.startswith(f"{state}/")
-                    for state in self._orders.directories
-                ):
-                    self._watch.remove(watch)
-            self._look_for_states()
+            self._watch.follow(tuple(command["directories"]))
         elif "failure" in command:
             self._orders = self._orders._replace(**command["failure"])
         elif (bundle := self._bundles.get(command.get("answer", ""))) is not None:
@@ -438,8 +385,7 @@ class Listener:
 
     def _on_time(self) -> None:
         now = time.monotonic()
-        if now >= self._retry_at:
-            self._look_for_states()
+        self._watch.tick()
         for bundle in tuple(self._bundles.values()):
             if bundle.waiting and now - bundle.asked > self._orders.ask_seconds:
                 self._tell({"unanswered": bundle.path})

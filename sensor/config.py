@@ -82,6 +82,8 @@ class Settings:
     log_level: str = "info"
     quiet: bool = False
     channels_dir: Path = Path("/etc/rote/channels.d")
+    feeds_file: Path = Path("/etc/rote/vulns.yaml")
+    feeds_seconds: float = 86400.0  # how old feeds get before they are updated; 0: not by us
 
     def __post_init__(self) -> None:
         if self.attach not in ATTACHMENTS:
@@ -119,6 +121,16 @@ class Settings:
         return self.run_dir / "control.sock"
 
     @property
+    def gate_socket(self) -> Path:
+        """Where hooks ask whether a container may run; gate.c has the name, too."""
+        return self.run_dir / "gate.sock"
+
+    @property
+    def gate_dir(self) -> Path:
+        """The programs that container runtimes start, and what refers to them."""
+        return self.state_dir / "gate"
+
+    @property
     def models_db(self) -> Path:
         """The store of models."""
         return self.state_dir / "models.db"
@@ -137,6 +149,11 @@ class Settings:
     def evidence_dir(self) -> Path:
         """Where packs of evidence are."""
         return self.state_dir / "evidence"
+
+    @property
+    def images_db(self) -> Path:
+        """What images consist of; may be removed, images are read again."""
+        return self.state_dir / "images.db"
 
     @property
     def vulns_db(self) -> Path:

@@ -20,6 +20,7 @@ from typing import TextIO
 
 import orjson
 
+from sensor.admission import Admission
 from sensor.ancestry import parent_of
 from sensor.audits.head import HeadKeeper
 from sensor.audits.store import AuditStore
@@ -39,6 +40,8 @@ from sensor.control.rule_handlers import rule_handlers
 from sensor.control.server import ControlServer
 from sensor.control.trust_handlers import TrustHandlers
 from sensor.errors import AlreadyRunningError, HostError, NotRootError, StateError, UsageError
+from sensor.images.admission.gates import FailureOf, Gates
+from sensor.images.admission.start import Judge
 from sensor.kernel.live import LiveKernel
 from sensor.kernel.port import Kernel
 from sensor.models.learning import LearningSettings
@@ -74,6 +77,8 @@ class Daemon:
         settings: what to do.
         kernel: how to get at the kernel; replaced in tests.
         output: where alerts are shown.
+        judge: decides about starts that gates hold; None: the rules about images do.
+        failure: what becomes of those that it does not decide; of None for unknown ones.
     """
 
     def __init__(
@@ -82,10 +87,13 @@ class Daemon:
         *,
         kernel: Callable[[Settings], Kernel] = _open_live,
         output: TextIO = sys.stdout,
+        judge: Judge | None = None,
+        failure: FailureOf | None = None,
     ) -> None:
         self.settings = settings
         self._open_kernel = kernel
         self._output = output
+        self._judge, self._failure = judge, failure
         self._stopping = asyncio.Event()
         self.started = asyncio.Event()
         self.pipeline: Pipeline | None = None  # once it runs
@@ -124,33 +132,53 @@ class Daemon:
             found = runtimes(settings)
             responders = Responders(settings, pipeline, found, stack)
             registry = Registry(found, settings.watches, responders.on_container)
+            admission = Admission(
+                settings, pipeline, found, keeper, responders.blocker, stack=stack
+            )
+            gates = Gates(
+                settings,
+                found,
+                registry,
+                self._judge or admission.judge,
+                self._failure or admission.failure,
+            )
+            responders.watchers += [gates.on_container, admission.on_container]
             pipeline.registry = registry
             pipeline.hits = Hits(settings.state_dir / "rule-hits.json")
             pipeline.teaching = Teaching(parent_of, settings.state_dir / "suspects.json")
             pipeline.sessions = Sessions(time.time, settings.state_dir / "sessions.json")
             reloader = self._reloader = Reloader(keeper, pipeline, channels)
+            reloader.on_rules = lambda: gates.rules_changed(registry.containers())
             self.pipeline = pipeline
 
             def more() -> dict[str, object]:
-                return {"rules": keeper.status(), "responses": responders.status()}
+                return {
+                    "rules": keeper.status(),
+                    "responses": responders.status(),
+                    "images": admission.status(),
+                    "gates": gates.status(),
+                }
 
             handlers = Handlers(pipeline, _shown(settings), self.stop, more)
             verbs = {
                 **handlers.table(),
                 **TrustHandlers(pipeline).table(),
-                **rule_handlers(pipeline, keeper, reloader.reload),
+                **rule_handlers(pipeline, keeper, reloader.reload, admission.preview),
                 **responders.verbs(finder(registry.containers, registry.inspect)),
                 **channel_handlers(channels),
             }
             server = ControlServer(settings.socket, verbs)
             await server.start()
             await responders.blocker.resume()
+            await gates.start()
             channels.start()
             self._banner(pipeline)
             try:
-                await self._loop(pipeline, registry, heads)
+                await self._loop(pipeline, registry, heads, admission)
             finally:
                 await server.stop()
+                await gates.close()
+                await admission.close()
                 await responders.close()
                 await registry.close()
                 pipeline.drain()
@@ -168,13 +196,16 @@ class Daemon:
         """Let ``run`` end."""
         self._stopping.set()
 
-    async def _loop(self, pipeline: Pipeline, registry: Registry, heads: HeadKeeper) -> None:
+    async def _loop(
+        self, pipeline: Pipeline, registry: Registry, heads: HeadKeeper, admission: Admission
+    ) -> None:
         loop = asyncio.get_running_loop()
         fd = pipeline.kernel.fileno()
         if fd >= 0:
             loop.add_reader(fd, self._on_readable, pipeline)
         follower = asyncio.create_task(registry.run(), name="registry")
         canary = asyncio.create_task(self._canary(pipeline), name="canary")
+        scans = asyncio.create_task(admission.run(), name="scans")
         # What was imported stays: collecting it again and again costs time and shared pages.
         gc.collect()
         gc.freeze()
@@ -187,14 +218,15 @@ class Daemon:
                 if self._reloader is not None:
                     self._reloader.tick()
                 heads.tick()
-                if follower.done():
-                    follower.result()  # a mistake of ours, not of a runtime: say so and end
+                for task in (follower, scans):
+                    if task.done():
+                        task.result()  # a mistake of ours, not of a runtime: say so and end
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), _TICK_SECONDS)
         finally:
             if fd >= 0:
                 loop.remove_reader(fd)
-            for task in (canary, follower):
+            for task in (canary, scans, follower):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task

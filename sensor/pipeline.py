@@ -18,8 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from sensor.ancestry import descends_from, parent_of, programs_above
-from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity
-from sensor.audits.record import audit_from_event, self_audit
+from sensor.audits.audit import (
+    Action,
+    Audit,
+    AuditType,
+    Guarantee,
+    Sensor,
+    Severity,
+    audit_about,
+)
+from sensor.audits.record import audit_from_event
 from sensor.audits.store import AuditStore
 from sensor.channels.channel import Channels
 from sensor.containers.container import Container
@@ -299,7 +307,7 @@ class Pipeline:
         model, container, rule = watched.model, watched.container, watched.rule
         detection = ruling.detection or detect(event, known_program=True)
         action = rule.action(detection)
-        self.hits.count(rule, detection, event.time_ns)
+        self.hits.count(rule.name, detection.name.lower(), event.time_ns)
         holds = model.judges or rule.holds_without_model(detection)
         would = model.state is ModelState.DRY_RUN and not holds
         if not holds and not would:
@@ -657,10 +665,10 @@ class Pipeline:
                     self._tell_suspect(watched, moved.cause)
 
     def _tell_suspect(self, watched: Watched, cause: str) -> None:
-        audit = self_audit(
+        audit = audit_about(
+            watched.container,
             AuditType.MODEL_SUSPECT,
             Severity.HIGH,
-            watched.container,
             int(self._clock() * 1e9),
             Guarantee(self.kernel.attachment.guarantee),
         )
@@ -733,21 +741,15 @@ class Pipeline:
         self.models.note_lost(container.id, lost)
         now_ns = int(self._clock() * 1e9)
         self._batch.append(
-            Audit(
-                time_ns=now_ns,
-                last_ns=now_ns,
+            audit_about(
+                container,
+                AuditType.EVENTS_LOST,
+                Severity.HIGH,
+                now_ns,
+                Guarantee(self.kernel.attachment.guarantee),
                 host=self._host,
-                container_id=container.id,
-                container_name=container.name,
-                image=container.image.reference,
-                sensor=Sensor.SELF,
-                type=AuditType.EVENTS_LOST,
-                severity=Severity.HIGH,
                 model_id=model.id,
                 model_state=str(model.state),
-                action=Action.ALERT,
-                guarantee=Guarantee(self.kernel.attachment.guarantee),
-                runtime=container.runtime,
                 extra={"lost": str(lost), "ring": "use a larger --ring-size if this repeats"},
             )
         )
@@ -844,7 +846,7 @@ class Pipeline:
         facts: dict[str, str],
     ) -> None:
         now_ns = int(self._clock() * 1e9)
-        audit = self_audit(kind, severity, container, now_ns, Guarantee.DETECT)
+        audit = audit_about(container, kind, severity, now_ns, Guarantee.DETECT)
         audit.extra = {
             "reason": session.reason,
             "until": time.strftime("%Y-%m-%d %H:%M:%S%z", time.localtime(session.until)),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
-from sensor.audits.audit import AuditType, Guarantee, Severity
-from sensor.audits.record import self_audit
+from sensor.audits.audit import AuditType, Guarantee, Severity, audit_about
 from sensor.channels.channel import Channels
 from sensor.containers.container import Container
 from sensor.errors import BadInputError, RoteError
@@ -33,6 +33,7 @@ class Reloader:
         self._keeper = keeper
         self._pipeline = pipeline
         self._channels = channels
+        self.on_rules: Callable[[], None] = lambda: None  # who else goes by rules
         self._next_look = 0.0
         self._channels_seen = self._channel_files()
         self._later: asyncio.Task[None] | None = None
@@ -47,12 +48,15 @@ class Reloader:
             BadInputError: a file is bad; what held before holds on. Bad rules keep good channels
                 from being read, not the other way round.
         """
-        before = self._pipeline.policy
+        before, others_before = self._pipeline.policy, self._keeper.rules.image_rules
         rules = self._keeper.reload()
         policy = self._keeper.policy
         if policy != before:
             self._pipeline.set_policy(policy)
-            self._tell([rule.name for rule in policy.rules])
+        if policy != before or rules.image_rules != others_before:
+            others = [rule.name for rule in rules.image_rules]
+            self._tell([*(rule.name for rule in policy.rules), *others])
+            self.on_rules()
         self._channels_seen = self._channel_files()
         await self._channels.reload()
         return {
@@ -89,8 +93,8 @@ class Reloader:
         return signature(outbox.directory) if outbox is not None else ()
 
     def _tell(self, names: list[str]) -> None:
-        audit = self_audit(
-            AuditType.RULES_CHANGED, Severity.INFO, _HOST, time.time_ns(), Guarantee.DETECT
+        audit = audit_about(
+            _HOST, AuditType.RULES_CHANGED, Severity.INFO, time.time_ns(), Guarantee.DETECT
         )
         audit.extra = {"rules": ", ".join([*names, "default"]), "from": str(self._keeper.path)}
         self._pipeline.record(audit)

@@ -12,7 +12,7 @@ from sensor.audits.query import AuditQuery
 from sensor.config import Settings
 from sensor.containers import cgroups
 from sensor.containers.container import Container
-from sensor.containers.registry import ContainerChange
+from sensor.containers.registry import ContainerChange, OnChange
 from sensor.containers.runtime import Control, Runtime
 from sensor.control.blocking import Find, block_handlers
 from sensor.control.evidence import evidence_handlers
@@ -58,6 +58,7 @@ class Responders:
         stack: contextlib.ExitStack,
     ) -> None:
         self._pipeline = pipeline
+        self.watchers: list[OnChange] = []  # who else is told of containers
         self._controls = {r.name: r for r in runtimes if isinstance(r, Control)}
         store = RecordStore(settings.blocked_db)
         stack.callback(store.close)
@@ -110,6 +111,8 @@ class Responders:
     def on_container(self, change: ContainerChange) -> None:
         """A container came, went or changed (``Registry``'s callback)."""
         self._pipeline.on_container(change)
+        for watcher in self.watchers:
+            watcher(change)
         # Changed: the first process of a container that was added while it was being started, say.
         if change.kind in ("added", "unresolved", "changed"):
             self.blocker.started(change.container)

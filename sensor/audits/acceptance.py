@@ -18,9 +18,10 @@ def accepted_keys(audit: Audit) -> list[Key]:
         UsageError: it can never be accepted; says why, and which rule would do.
         ModelFileError: its keys were written by another version.
     """
-    if audit.sensor is Sensor.SELF:
+    if not audit.of_event:
         raise UsageError(
-            f"audit {audit.id}: {audit.type} is about Rote itself; there is nothing to accept"
+            f"audit {audit.id}: {audit.type} is about nothing that the container "
+            "did; there is nothing to accept"
         )
     if why := why_not(audit):
         raise UsageError(f"audit {audit.id}: cannot be accepted: {why}")

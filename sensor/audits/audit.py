@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import Any
+
+from sensor.containers.container import Container
 
 
 class AuditType(enum.StrEnum):
@@ -33,6 +36,11 @@ class AuditType(enum.StrEnum):
     MODEL_SUSPECT = "model_suspect"  # more is new than the model promised; a person decides
     EVENTS_LOST = "events_lost"
     PROTECTION_FAILED = "protection_failed"  # what must be refused was tried, and was not
+    VULNERABLE_IMAGE = "vulnerable_image"  # vulnerabilities that nobody was told of yet
+    COMPLIANCE_FAILED = "compliance_failed"  # checks of how the container is configured
+    UNTRUSTED_IMAGE = "untrusted_image"
+    ADMISSION_FAILED = "admission_failed"  # a start could not be judged, or not in time
+    FEED_STALE = "feed_stale"  # advisories are older than they may be
 
 
 class Sensor(enum.StrEnum):
@@ -40,6 +48,7 @@ class Sensor(enum.StrEnum):
 
     PROCESS = "process"
     FILESYSTEM = "filesystem"
+    IMAGE = "image"  # what a container consists of and how it is configured
     SELF = "self"  # Rote about itself
 
 
@@ -130,6 +139,11 @@ class Audit:
     sequence: int = 0  # newest entry of the hash chain about it; 0 until it is stored
     hash: str = ""  # of that entry, 64 hex digits
 
+    @property
+    def of_event(self) -> bool:
+        """Whether something that a container did led to it."""
+        return self.sensor in (Sensor.PROCESS, Sensor.FILESYSTEM)
+
     def identity(self) -> tuple[object, ...]:
         """What makes two audits repeats of one another within the window."""
         return (
@@ -147,4 +161,50 @@ class Audit:
             self.time_ns if self.steps else 0,  # what was done is never a repeat
             # Where the arguments are the deviation, others are another one.
             self.argv if self.type is AuditType.UNKNOWN_ARGUMENTS else (),
+            self.extra.get("found", ""),
         )
+
+
+def audit_about(
+    container: Container,
+    kind: AuditType,
+    severity: Severity,
+    time_ns: int,
+    guarantee: Guarantee,
+    *,
+    sensor: Sensor = Sensor.SELF,
+    action: Action = Action.ALERT,
+    **more: Any,
+) -> Audit:
+    """An audit of what Rote itself, or a person through it, did to a container, or found of it.
+
+    Args:
+        container: which.
+        kind: what it is about.
+        severity: how much it matters.
+        time_ns: nanoseconds since the epoch.
+        guarantee: what this host can do.
+        sensor: who saw it.
+        action: what a rule asks for.
+        more: other fields of ``Audit``.
+    """
+    return Audit(
+        time_ns=time_ns,
+        last_ns=time_ns,
+        host=more.pop("host", ""),
+        container_id=container.id,
+        container_name=container.name,
+        image=container.image.reference,
+        sensor=sensor,
+        type=kind,
+        severity=severity,
+        model_id=more.pop("model_id", ""),
+        model_state=more.pop("model_state", ""),
+        action=action,
+        guarantee=guarantee,
+        namespace=container.namespace,
+        pod=container.pod,
+        pod_container=container.pod_container,
+        runtime=container.runtime,
+        **more,
+    )

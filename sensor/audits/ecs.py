@@ -45,6 +45,7 @@ _TYPES = {
 _CATEGORY = {
     Sensor.PROCESS: ["process", "intrusion_detection"],
     Sensor.FILESYSTEM: ["file", "intrusion_detection"],
+    Sensor.IMAGE: ["vulnerability", "intrusion_detection"],
     Sensor.SELF: ["configuration", "intrusion_detection"],
 }
 # What of the audits about Rote itself refused something.
@@ -125,8 +126,9 @@ def _without_empty(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _event_type(audit: Audit) -> list[str]:
-    if audit.sensor is Sensor.SELF:
-        return ["denied"] if audit.type in _REFUSALS else ["info"]
+    if not audit.of_event:
+        refused = audit.type in _REFUSALS or audit.outcome == "denied"
+        return ["denied"] if refused else ["info"]
     executed = audit.sensor is Sensor.PROCESS
     return [
         "start" if executed else _TYPES.get(audit.operation, "change"),
@@ -143,7 +145,7 @@ def _event_outcome(audit: Audit) -> str:
 
     A refused operation failed. What a signal ended may have happened before.
     """
-    if audit.sensor is Sensor.SELF:
+    if not audit.of_event:
         return "failure" if any(step.result == "failed" for step in audit.steps) else "success"
     return {"denied": "failure", "killed": "unknown"}.get(audit.outcome, "success")
 
@@ -167,7 +169,7 @@ def _threat(audit: Audit) -> dict[str, Any]:
 
 
 def _process(audit: Audit) -> dict[str, Any]:
-    if audit.sensor is Sensor.SELF:
+    if not audit.of_event:
         return {}
     process, parent = acting(audit)
     return {

@@ -98,7 +98,7 @@ def _fields(audit: Audit, last_ns: int) -> dict[str, Any]:
 
 def _process(audit: Audit) -> dict[str, Any]:
     process, parent = acting(audit)
-    if audit.sensor is Sensor.SELF:
+    if not audit.of_event:
         return {}
     executed = audit.sensor is Sensor.PROCESS
     return {

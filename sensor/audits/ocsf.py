@@ -199,7 +199,7 @@ def _resources(audit: Audit) -> list[dict[str, Any]]:
 
 
 def _evidences(audit: Audit, container: dict[str, Any]) -> list[dict[str, Any]]:
-    if audit.sensor is Sensor.SELF:
+    if not audit.of_event:
         data = {
             **_if("steps", [step_json(step) for step in audit.steps]),
             **_if("extra", extra_json(audit)),

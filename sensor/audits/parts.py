@@ -36,7 +36,7 @@ def image_id(audit: Audit) -> str:
     digest = image_name(audit.image).digest
     if digest:
         return digest
-    key = audit.model_id.partition("~")[0]
+    key = audit.extra.get("image_id") or audit.model_id.partition("~")[0]
     return escape(key) if key.startswith("sha256:") else ""
 
 
@@ -70,7 +70,7 @@ def acting(audit: Audit) -> tuple[ProgramName | None, ProgramName | None]:
     For an execution the process is the program that now runs. Its path is the audit's own, so that
     no "#" in it is taken for an applet.
     """
-    if audit.sensor is Sensor.SELF:
+    if not audit.of_event:
         return None, None
     process = program_name(audit.program) if audit.program else None
     if audit.sensor is Sensor.PROCESS and audit.path:
@@ -93,7 +93,7 @@ def program_hash(audit: Audit) -> str:
 
 def by_rule(audit: Audit) -> bool:
     """Whether a rule alone decided, and not what was learned."""
-    return audit.type in _BY_RULE or audit.sensor is Sensor.SELF
+    return audit.type in _BY_RULE or not audit.of_event
 
 
 def is_alert(audit: Audit) -> bool:

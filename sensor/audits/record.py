@@ -41,37 +41,6 @@ _REMARKS = {
 }
 
 
-def self_audit(
-    kind: AuditType,
-    severity: Severity,
-    container: Container,
-    time_ns: int,
-    guarantee: Guarantee,
-    *,
-    action: Action = Action.ALERT,
-) -> Audit:
-    """An audit of what Rote itself, or a person through it, did to a container."""
-    return Audit(
-        time_ns=time_ns,
-        last_ns=time_ns,
-        host="",
-        container_id=container.id,
-        container_name=container.name,
-        image=container.image.reference,
-        sensor=Sensor.SELF,
-        type=kind,
-        severity=severity,
-        model_id="",
-        model_state="",
-        action=action,
-        guarantee=guarantee,
-        namespace=container.namespace,
-        pod=container.pod,
-        pod_container=container.pod_container,
-        runtime=container.runtime,
-    )
-
-
 def audit_from_event(
     event: Event,
     container: Container,

@@ -38,6 +38,11 @@ TITLES = {  # after "Container NAME"
     AuditType.MODEL_SUSPECT: "does more that is new than its model promised",
     AuditType.EVENTS_LOST: "did more than could be handed over",
     AuditType.PROTECTION_FAILED: "no longer refuses what it must",
+    AuditType.VULNERABLE_IMAGE: "has an image with vulnerabilities",
+    AuditType.COMPLIANCE_FAILED: "is configured in a way that checks find fault with",
+    AuditType.UNTRUSTED_IMAGE: "has an image that no rule trusts",
+    AuditType.ADMISSION_FAILED: "was started and could not be judged",
+    AuditType.FEED_STALE: "is judged by advisories that are older than they may be",
 }
 COLUMNS = ("id", "time", "severity", "container", "type", "what", "by", "count", "outcome")
 
@@ -101,7 +106,7 @@ def one_line(audit: Audit) -> str:
     by = f" by {escape(audit.program)}" if audit.sensor is Sensor.FILESYSTEM else ""
     if audit.sensor is Sensor.PROCESS and audit.parents:
         by = f" by {escape(audit.parents[0])}"
-    if audit.sensor is Sensor.SELF:
+    if not audit.of_event:
         return (
             f"{audit.severity.name:8} {escape(audit.container_name)} {TITLES[audit.type]}: "
             + ", ".join(f"{escape(key)} {escape(value)}" for key, value in audit.extra.items())

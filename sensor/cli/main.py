@@ -16,6 +16,7 @@ from sensor.cli.containers import containers
 from sensor.cli.demo import demo
 from sensor.cli.doctor import doctor
 from sensor.cli.evidence import evidence
+from sensor.cli.gate import gate
 from sensor.cli.images import images
 from sensor.cli.models import models
 from sensor.cli.models_trust import TRUST_COMMANDS
@@ -87,7 +88,7 @@ for command in TRUST_COMMANDS:
     models.add_command(command)
 for command in (
     run, stop, status, doctor, containers, models, rules, session, audits, channels,
-    images, vulns, *BLOCK_COMMANDS, evidence, unload, demo, completion, man,
+    images, vulns, gate, *BLOCK_COMMANDS, evidence, unload, demo, completion, man,
 ):  # fmt: skip
     rote.add_command(command)
 

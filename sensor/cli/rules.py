@@ -161,7 +161,8 @@ def explain(context: Any, /, container: str, path: str, output: str, **options: 
 def test(context: Any, /, rulefile: Path, since: str, output: str) -> None:
     """Judge recorded audits by a changed RULEFILE (or directory), before it is applied.
 
-    What its lists deny of that which was known, and so silent, is not among the audits.
+    And the images of what runs by its rules about images. What its lists deny of that which was
+    known, and so silent, is not among the audits.
     """
     found = context.client.ask("rules.test", path=str(rulefile.absolute()), since=since)
     if output != "table":
@@ -186,3 +187,17 @@ def test(context: Any, /, rulefile: Path, since: str, output: str) -> None:
         hidden = found["changes_in_all"] - len(found["changes"])
         if hidden:
             click.echo(f"and {hidden} more; --output json has the counts")
+    if found["images"]:
+        click.echo()
+        emit_table(
+            ("container", "image", "start_would_be", "why"),
+            [
+                (
+                    escape(row["container"]),
+                    escape(row["image"]),
+                    "refused" if row["action"] == "block" else row["action"],
+                    escape(row["message"]),
+                )
+                for row in found["images"]
+            ],
+        )

@@ -271,6 +271,20 @@ def _limits(options: dict[str, Any], name: str, context: click.Context) -> dict[
     help="The directory of channel files: where alerts go.",
 )
 @click.option(
+    "--feeds",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/rote/vulns.yaml"),
+    show_default=True,
+    help="Which feeds of advisories there are. Nothing is fetched without this file.",
+)
+@click.option(
+    "--feeds-every",
+    type=Duration(),
+    default="24h",
+    show_default=True,
+    help="How old advisories get before they are updated; 0: `rote vulns update` does it.",
+)
+@click.option(
     "--audit-window",
     type=Duration(),
     default="60s",
@@ -357,5 +371,7 @@ def run(command: click.Context, /, **options: Any) -> None:
             log_level=options["log_level"],
             quiet=options["quiet"],
             channels_dir=options["channels"],
+            feeds_file=options["feeds"],
+            feeds_seconds=options["feeds_every"],
         )
     )

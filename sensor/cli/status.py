@@ -50,6 +50,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
         _prevention(found["prevention"]),
         *_rules(found["rules"]),
         *_responses(found["responses"]),
+        *_images(found["images"]),
+        *_gates(found["gates"]),
         f"models      {models or 'none yet'}",
         f"in kernel   {kernel['known']} known and silent, {kernel['events']} handed over, "
         f"{kernel['lost']} lost, {kernel['truncated']} with cut paths"
@@ -97,6 +99,43 @@ def _responses(found: dict[str, Any]) -> list[str]:
         if found[name]
     ]
     return [f"responses   {', '.join(parts)}"] if parts else []
+
+
+def _images(found: dict[str, Any]) -> list[str]:
+    counts = ", ".join(
+        f"{found[name]} {what}"
+        for name, what in (
+            ("judged", "judged"),
+            ("refused", "starts refused"),
+            ("blocked", "blocked after their start"),
+            ("failed", "could not be judged"),
+        )
+        if found[name] or name == "judged"
+    )
+    feeds = f"{found['feeds']} feeds" if found["feeds"] else "no advisories (rote vulns update)"
+    lines = [f"images      {counts}; {feeds}"]
+    if found["stale_feeds"]:
+        lines.append(f"  STALE     {', '.join(found['stale_feeds'])}: rote vulns status")
+    if found["update_error"]:
+        lines.append(f"  NOT UPDATED  {found['update_error']}")
+    if found["last_error"]:
+        lines.append(f"  last error  {found['last_error']}")
+    return lines
+
+
+def _gates(found: dict[str, Any]) -> list[str]:
+    """How starts are held, and what came of it."""
+    lines = [f"gates       NOT READABLE: {found['problem']}"] if found["problem"] else []
+    lines.extend(
+        f"gate        {entry['gate']}: {entry['file']} ({entry['program']})"
+        for entry in found["installed"]
+    )
+    if found["asked"] or lines:
+        lines.append(
+            f"starts      {found['asked']} held, {found['allowed']} allowed, "
+            f"{found['refused']} refused, {found['undecided']} undecided, {found['held']} wait now"
+        )
+    return lines or ["gates       none installed: starts are not held (rote gate install)"]
 
 
 def _prevention(found: dict[str, Any]) -> str:

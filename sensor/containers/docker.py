@@ -10,12 +10,15 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
 
+from sensor.containers import docker_files
 from sensor.containers.container import Container, Image, Mount
 from sensor.containers.runtime import RestartPolicy, RuntimeEvent, RuntimeStatus, Sink
 from sensor.errors import RuntimeUnavailableError
@@ -26,6 +29,7 @@ _OLDEST_API = (1, 24)
 _RETRY_SECONDS = (0.5, 1, 2, 5, 10)
 _SECONDS = 10.0
 _EXPORT_SECONDS = 60.0  # what takes the daemon longer
+_CREATED_MAX = 64  # inspections of what was created and did not start yet; some 30 KB each
 _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=10)
 _EVENTS = {
     "create": "created",
@@ -52,6 +56,11 @@ class DockerRuntime:
         self._api = ""
         self._status = RuntimeStatus(name, address)
         self._images: dict[str, Image] = {}
+        self._data_root: Path | None = None
+        self._asking: dict[str, asyncio.Task[Container | None]] = {}  # for an event
+        self._created: OrderedDict[str, tuple[Container, dict[str, Any]]] = OrderedDict()
+        self._held: dict[str, Container] = {}
+        self._released: dict[str, asyncio.Event] = {}
 
     def status(self) -> RuntimeStatus:
         """See ``Runtime.status``."""
@@ -180,7 +189,7 @@ class DockerRuntime:
                 continue
             # Inspecting takes a round trip, in which later events would wait for no reason, but
             # their order is what makes "stopped" after "started" mean what it says.
-            container = await self.inspect(actor) if kind != "stopped" else None
+            container = await self._inspect_or_held(actor) if kind != "stopped" else None
             sink(RuntimeEvent(kind, actor, container))
         raise RuntimeUnavailableError(f"{self._address}: closed the connection")
 
@@ -203,16 +212,82 @@ class DockerRuntime:
                 f"{self._address}: {str(error) or type(error).__name__}"
             ) from error
 
+    async def information(self) -> dict[str, Any]:
+        """What the Engine says of itself.
+
+        Raises:
+            RuntimeUnavailableError: no answer, or a refusal.
+        """
+        found: dict[str, Any] = await self._get("/info") or {}
+        return found
+
+    async def at_gate(self, container_id: str) -> tuple[Container, dict[str, Any]] | None:
+        """A container whose start is being held, and its inspection; without asking for it.
+
+        Returns:
+            None: it is not this Engine's.
+
+        Raises:
+            RuntimeUnavailableError: the Engine does not answer, or its files cannot be read.
+        """
+        if self._data_root is None:
+            self._data_root = Path(str((await self.information()).get("DockerRootDir") or "/"))
+        found = docker_files.inspection(self._data_root, container_id)
+        if found is None:
+            return self._created.get(container_id)
+        image = await self._image(str(found.get("Image", "")), found["Config"].get("Image", ""))
+        return container_from_inspect(found, image, self.name), found
+
+    def hold(self, container: Container) -> None:
+        """Its start is held now: until ``release`` nothing asks for its inspection.
+
+        The Engine would not answer before the start is over, and who waits for that answer may be
+        who decides about the start.
+        """
+        self._held[container.id] = container
+        self._released.setdefault(container.id, asyncio.Event())
+        if (asking := self._asking.get(container.id)) is not None:
+            asking.cancel()
+
+    def release(self, container_id: str) -> None:
+        """It goes on, or never will."""
+        self._held.pop(container_id, None)
+        if (released := self._released.pop(container_id, None)) is not None:
+            released.set()
+
+    async def _inspect_or_held(self, container_id: str) -> Container | None:
+        """For an event: other containers' events must not wait for one that is held."""
+        if container_id in self._held:
+            return self._held[container_id]
+        asking = self._asking[container_id] = asyncio.create_task(self.inspect(container_id))
+        try:
+            await asyncio.wait({asking})
+        finally:
+            asking.cancel()
+            del self._asking[container_id]
+        return self._held.get(container_id) if asking.cancelled() else asking.result()
+
     async def inspect(self, container_id: str) -> Container | None:
         """See ``Runtime.inspect``."""
+        if (released := self._released.get(container_id)) is not None:
+            await released.wait()
         found = await self._get(f"/containers/{container_id}/json")
         if found is None:
             return None
         image = await self._image(str(found.get("Image", "")), found["Config"].get("Image", ""))
-        return container_from_inspect(found, image, self.name)
+        container = container_from_inspect(found, image, self.name)
+        if (found.get("State") or {}).get("Status") == "created":
+            self._created[container.id] = container, found
+            if len(self._created) > _CREATED_MAX:
+                self._created.popitem(last=False)
+        else:
+            self._created.pop(container.id, None)
+        return container
 
     async def details(self, container_id: str) -> dict[str, Any] | None:
         """See ``Control.details``."""
+        if (released := self._released.get(container_id)) is not None:
+            await released.wait()
         found: dict[str, Any] | None = await self._get(f"/containers/{container_id}/json")
         return found
 

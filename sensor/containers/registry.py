@@ -130,6 +130,36 @@ class Registry:
         if path is not None and self._hierarchy.id_of(path) == cgroup_id:
             self.cgroup_created(cgroup_id, path)
 
+    def admitted(self, container: Container, pid: int) -> Container | None:
+        """A container whose start was held may go on: watch it before its first instruction.
+
+        The runtime's own events come later, and only refresh what is known.
+
+        Args:
+            container: who it is.
+            pid: the process that will become its first one, already in the container's cgroup.
+
+        Returns:
+            It, with pid and cgroup; None when the process ended or is in no cgroup of its own:
+            then the runtime's events count, as without a gate.
+        """
+        path = self._hierarchy.path_of_pid(pid)
+        own = self._own_cgroup(path, container.id) if path is not None else None
+        if own is None:
+            return None
+        path, cgroup_id = own
+        container = replace(container, pid=pid)
+        known = self._by_id.get(container.id)
+        if known == cgroup_id:
+            self._refresh(cgroup_id, container)
+            return self._by_cgroup[cgroup_id]
+        if known is not None:
+            self._remove(known)
+        if (task := self._pending.pop(cgroup_id, None)) is not None:
+            task.cancel()
+        self._add(cgroup_id, path, container, running_before=False)
+        return self._by_cgroup[cgroup_id]
+
     def cgroup_removed(self, cgroup_id: int) -> None:
         """The kernel saw a cgroup being removed."""
         if cgroup_id in self._pending:

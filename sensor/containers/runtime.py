@@ -67,6 +67,28 @@ class RestartPolicy:
 
 
 @runtime_checkable
+class Gated(Protocol):
+    """What a runtime tells of a container whose start is being held. Docker, Podman, containerd."""
+
+    name: str
+
+    async def at_gate(self, container_id: str) -> tuple[Container, dict[str, Any]] | None:
+        """The container and the runtime's own inspection of it, empty where there is none.
+
+        Never waits for the start that is held. None: the runtime does not know it.
+
+        Raises:
+            RuntimeUnavailableError: the runtime does not answer.
+        """
+
+    def hold(self, container: Container) -> None:
+        """Its start is held: nothing may ask for what the runtime does not answer meanwhile."""
+
+    def release(self, container_id: str) -> None:
+        """Its start goes on, or is over."""
+
+
+@runtime_checkable
 class Control(Protocol):
     """What a runtime can do to a container, and tell of it. Docker and Podman offer it.
 

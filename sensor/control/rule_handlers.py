@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,47 @@ from sensor.models.keys import ExecKey, WriteKey
 from sensor.models.model import Model
 from sensor.pipeline import Pipeline, Watched
 from sensor.rules.explain import chosen, explain
-from sensor.rules.files import describe, read_rules
+from sensor.rules.files import ImageRule, RuleSet, describe, read_rules, scope_from
 from sensor.rules.keeper import RuleKeeper
 from sensor.rules.replay import replay
+from sensor.rules.schema import ScopeModel
+from sensor.rules.scope import Where
+
+
+def _rules_at(path: Path) -> RuleSet:
+    if not path.exists():
+        raise UsageError(f"{path}: there is none; expected a rule file or a directory of them")
+    return read_rules(path)
+
+
+def _containers_of(
+    rules: Sequence[ImageRule], watched: Sequence[Watched], where: Where
+) -> Counter[str]:
+    """For how many containers each rule about images counts: of a kind, the first that matches."""
+    scopes = [
+        (rule, scope_from(ScopeModel.model_validate(rule.content["scope"]))) for rule in rules
+    ]
+    found: Counter[str] = Counter()
+    for kind in {rule.kind for rule in rules}:
+        for entry in watched:
+            first = next(
+                (
+                    rule.name
+                    for rule, scope in scopes
+                    if rule.kind == kind and scope.matches(entry.container, where)
+                ),
+                None,
+            )
+            if first is not None:
+                found[first] += 1
+    return found
 
 
 def rule_handlers(
-    pipeline: Pipeline, keeper: RuleKeeper, reload_all: Callable[[], Awaitable[dict[str, Any]]]
+    pipeline: Pipeline,
+    keeper: RuleKeeper,
+    reload_all: Callable[[], Awaitable[dict[str, Any]]],
+    preview: Callable[[RuleSet], Awaitable[list[dict[str, str]]]],
 ) -> dict[str, Handler]:
     """Verb → handler.
 
@@ -30,6 +65,7 @@ def rule_handlers(
         pipeline: the running loop.
         keeper: of the rules.
         reload_all: reads rules and channels again; what holds afterwards.
+        preview: what rules about images would make of those that run.
     """
 
     def listing(_: dict[str, Any]) -> dict[str, Any]:
@@ -47,17 +83,20 @@ def rule_handlers(
                     "hits_by_detection": hit.detections,
                 }
             )
-        rows += [
-            {
-                **r.content,
-                "order": 0,
-                "source": r.source,
-                "containers": 0,
-                "hits": 0,
-                "last_used": 0,
-            }
-            for r in keeper.rules.image_rules
-        ]
+        meant = _containers_of(keeper.rules.image_rules, watched, pipeline.policy.where)
+        for image_rule in keeper.rules.image_rules:
+            hit = pipeline.hits.of(image_rule.name)
+            rows.append(
+                {
+                    **image_rule.content,
+                    "order": 0,
+                    "source": image_rule.source,
+                    "containers": meant[image_rule.name],
+                    "hits": hit.count,
+                    "last_used": hit.last_ns,
+                    "hits_by_detection": hit.detections,
+                }
+            )
         return {
             "rules": rows,
             "path": str(keeper.path),
@@ -84,15 +123,14 @@ def rule_handlers(
             "guarantee_files": pipeline.kernel.attachment.guarantee_files,
         }
 
-    def test(args: dict[str, Any]) -> dict[str, Any]:
-        path = Path(str(args["path"]))
-        if not path.exists():
-            raise UsageError(f"{path}: there is none; expected a rule file or a directory of them")
-        policy = replace(pipeline.policy, rules=read_rules(path).rules)
+    async def test(args: dict[str, Any]) -> dict[str, Any]:
+        rules = _rules_at(Path(str(args["path"])))
+        policy = replace(pipeline.policy, rules=rules.rules)
         since = parse_time(str(args.get("since") or "7d"))
         audits = pipeline.audits.query(AuditQuery(since_ns=since, limit=0))
         containers = {w.container.id: w.container for w in pipeline.watched()}
-        return replay(audits, policy, containers).as_dict()
+        images = await preview(rules)
+        return {**replay(audits, policy, containers).as_dict(), "images": images}
 
     def copy_to_rule(args: dict[str, Any]) -> dict[str, Any]:
         return rule_of_model(pipeline.models.get(str(args["name"])))

@@ -18,7 +18,16 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
-from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity, Step
+from sensor.audits.audit import (
+    Action,
+    Audit,
+    AuditType,
+    Guarantee,
+    Sensor,
+    Severity,
+    Step,
+    audit_about,
+)
 from sensor.containers import cgroups
 from sensor.containers.container import Container
 from sensor.containers.runtime import Control, RestartPolicy
@@ -710,26 +719,16 @@ class Blocker:
             remarks += (f"a fresh container may come: that is {blocked.orchestrator}'s to decide",)
         _log.warning("%s: %s: %s", _name(container), outcome, blocked.reason)
         self._record(
-            Audit(
-                time_ns=now_ns,
-                last_ns=now_ns,
-                host=self._host,
-                container_id=container.id,
-                container_name=container.name,
-                image=container.image.reference,
-                sensor=Sensor.SELF,
-                type=kind,
-                severity=severity,
-                model_id="",
-                model_state="",
+            audit_about(
+                container,
+                kind,
+                severity,
+                now_ns,
+                self._guarantee,
                 action=Action.BLOCK,
-                guarantee=self._guarantee,
+                host=self._host,
                 rule=blocked.rule or "by hand",
                 outcome=outcome,
-                namespace=container.namespace,
-                pod=container.pod,
-                pod_container=container.pod_container,
-                runtime=container.runtime,
                 remarks=remarks,
                 extra={name: text for name, text in facts.items() if text},
                 steps=steps,

@@ -17,7 +17,16 @@ from typing import Any, Self
 
 import orjson
 
-from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity, Step
+from sensor.audits.audit import (
+    Action,
+    Audit,
+    AuditType,
+    Guarantee,
+    Sensor,
+    Severity,
+    Step,
+    audit_about,
+)
 from sensor.containers.container import Container
 from sensor.errors import HostError, RoteError, StateError, UsageError
 from sensor.responses.blocked import container_from_values, container_values
@@ -351,26 +360,16 @@ class Quarantine:
         now_ns = int(self._clock() * 1e9)
         _log.warning("%s: %s: %s", _name(container), outcome, entry.reason)
         self._record(
-            Audit(
-                time_ns=now_ns,
-                last_ns=now_ns,
-                host=self._host,
-                container_id=container.id,
-                container_name=container.name,
-                image=container.image.reference,
-                sensor=Sensor.SELF,
-                type=kind,
-                severity=_SEVERITIES[kind],
-                model_id="",
-                model_state="",
+            audit_about(
+                container,
+                kind,
+                _SEVERITIES[kind],
+                now_ns,
+                self._guarantee,
                 action=Action.BLOCK,
-                guarantee=self._guarantee,
+                host=self._host,
                 rule=entry.rule or "by hand",
                 outcome=outcome,
-                namespace=container.namespace,
-                pod=container.pod,
-                pod_container=container.pod_container,
-                runtime=container.runtime,
                 remarks=(*entry.notes, *remarks),
                 extra={"reason": entry.reason, "mode": entry.mode},
                 steps=(step,),

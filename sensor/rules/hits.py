@@ -8,9 +8,6 @@ from pathlib import Path
 
 import orjson
 
-from sensor.events import Detection
-from sensor.rules.rule import Rule
-
 _log = logging.getLogger("rote.rules")
 
 
@@ -42,13 +39,18 @@ class Hits:
                 # Only counts: worth a word, not worth a daemon that does not start.
                 _log.warning("%s: cannot be read (%s); rules are counted anew", path, error)
 
-    def count(self, rule: Rule, detection: Detection, time_ns: int) -> None:
-        """A rule decided about one event."""
-        hit = self._hits.setdefault(rule.name, Hit())
+    def count(self, rule: str, what: str, time_ns: int) -> None:
+        """A rule decided about something.
+
+        Args:
+            rule: its name.
+            what: a kind of deviation, or what was found of an image.
+            time_ns: when, nanoseconds since the epoch.
+        """
+        hit = self._hits.setdefault(rule, Hit())
         hit.count += 1
         hit.last_ns = max(hit.last_ns, time_ns)
-        name = detection.name.lower()
-        hit.detections[name] = hit.detections.get(name, 0) + 1
+        hit.detections[what] = hit.detections.get(what, 0) + 1
         self._changed = True
 
     def of(self, name: str) -> Hit:

@@ -58,7 +58,7 @@ def replay(audits: Iterable[Audit], policy: Policy, containers: dict[str, Contai
     """
     outcome = Outcome()
     for audit in audits:
-        if audit.sensor is Sensor.SELF:
+        if not audit.of_event:
             continue
         container = containers.get(audit.container_id) or _container_of(audit)
         rule = policy.rule(container)

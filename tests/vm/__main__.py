@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str]) -> int:
         kernels, missing = _find_kernels(options.kernels)
     if missing and "all" not in options.kernels:
         codes.append(1)
-    codes += _run(kernels, root, settings, is_test=not command)
+    shared = _shared(settings, len(kernels)) if options.share else [settings] * len(kernels)
+    codes += _run(kernels, root, shared, is_test=not command)
     return next((code for code in codes if code), 0)
 
 
@@ -70,6 +72,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]
     parser.add_argument("kernels", nargs="*")
     parser.add_argument("--lsm", default="landlock,lockdown,yama,bpf")
     parser.add_argument("--icount", action="store_true")
+    parser.add_argument("--share", action="store_true")
     parser.add_argument("--memory", type=int, default=1500)
     parser.add_argument("--timeout", type=float, default=2700)
     parser.add_argument("--results", type=Path, default=REPOSITORY / ".cache/vm")
@@ -92,15 +95,29 @@ def _find_kernels(names: Sequence[str]) -> tuple[list[Kernel], bool]:
     return found, len(found) < len(wanted)
 
 
-def _run(kernels: Sequence[Kernel], root: Path, settings: Settings, *, is_test: bool) -> list[int]:
+def _shared(settings: Settings, number: int) -> list[Settings]:
+    """Settings of machines that divide the attacks between them."""
+    return [
+        replace(
+            settings,
+            environment={**settings.environment, "ROTE_TEST_SHARE": f"{i + 1}/{number}"},
+        )
+        for i in range(number)
+    ]
+
+
+def _run(
+    kernels: Sequence[Kernel], root: Path, settings: Sequence[Settings], *, is_test: bool
+) -> list[int]:
     """Run the kernels, some at a time; their exit codes, in the order of the kernels."""
-    waiting = list(kernels)
+    waiting = list(zip(kernels, settings, strict=True))
     running: dict[Machine, _Follower | None] = {}
     codes: dict[str, int] = {}
     try:
         while waiting or running:
             while waiting and len(running) < _AT_A_TIME:
-                machine = Machine(waiting.pop(0), root, settings)
+                kernel, its_settings = waiting.pop(0)
+                machine = Machine(kernel, root, its_settings)
                 prefix = f"{machine.kernel.name}: " if len(kernels) > 1 else ""
                 running[machine] = None if is_test else _Follower(machine.output, prefix)
             time.sleep(0.1)

@@ -26,7 +26,7 @@ _COMPLAINT = re.compile(r"(?:BUG: (?!soft lockup)|Oops|WARNING: .* at |general p
 
 @dataclass(frozen=True)
 class Settings:
-    """What all machines of a run share."""
+    """What a machine is to do."""
 
     command: Sequence[str]
     environment: Mapping[str, str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sensor.audits.audit import Action
@@ -232,14 +232,19 @@ def _message(action: Action, counting: list[Judgement], rule: VulnerabilityRule)
     """One line: the rule, how many of which severity, and the worst of them."""
     if action is Action.IGNORE:
         return ""
-    counts = Counter(j.severity for j in counting)
-    listed = " ".join(f"{severity}:{counts[severity]}" for severity in sorted(counts, reverse=True))
     what = "blocked by" if action is Action.BLOCK else "alert of"
-    number = f"{len(counting)} vulnerabilit{'y' if len(counting) == 1 else 'ies'}"
-    worst = "; ".join(_line(judgement) for judgement in counting[:_NAMED_MAX])
-    more = f"; and {len(counting) - _NAMED_MAX} more" if len(counting) > _NAMED_MAX else ""
     said = f" - {rule.message}" if rule.message else ""
-    return f"{what} rule {rule.name!r}: {number} [{listed}]: {worst}{more}{said}"
+    return f"{what} rule {rule.name!r}: {summary(counting)}{said}"
+
+
+def summary(judgements: Sequence[Judgement]) -> str:
+    """How many vulnerabilities of which severity, and the first of them, in one line."""
+    counts = Counter(j.severity for j in judgements)
+    listed = " ".join(f"{severity}:{counts[severity]}" for severity in sorted(counts, reverse=True))
+    number = f"{len(judgements)} vulnerabilit{'y' if len(judgements) == 1 else 'ies'}"
+    named = "; ".join(_line(judgement) for judgement in judgements[:_NAMED_MAX])
+    more = f"; and {len(judgements) - _NAMED_MAX} more" if len(judgements) > _NAMED_MAX else ""
+    return f"{number} [{listed}]: {named}{more}"
 
 
 def _line(judgement: Judgement) -> str:

@@ -52,6 +52,11 @@ class Scanner:
         self._matcher = Matcher(store)
         self._kept: OrderedDict[str, Scanned] = OrderedDict()
 
+    @property
+    def informed(self) -> bool:
+        """Whether any feed or report ever said anything."""
+        return self._store.generation > 0
+
     def scan(self, inventory: Inventory, *, own: bool = False) -> Scanned:
         """What an image has.
 

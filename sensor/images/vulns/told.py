@@ -1,4 +1,4 @@
-"""What was told of each image, so that a vulnerability is told once and not with every scan."""
+"""What was told of images and containers: each finding is told once, not with every scan."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ CREATE TABLE IF NOT EXISTS told (
     severity INTEGER NOT NULL DEFAULT 0,
     exploited INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (image, id, ecosystem, package)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS noted (
+    subject TEXT NOT NULL,
+    what TEXT NOT NULL,
+    last_seen TEXT NOT NULL,
+    PRIMARY KEY (subject, what)
 ) WITHOUT ROWID
 """
 _RANK = {Action.IGNORE: 0, Action.ALERT: 1, Action.BLOCK: 2}
@@ -124,6 +130,28 @@ class ToldStore:
                 [(image, *j.finding.key, day, day, *_state(j)) for j in judgements],
             )
 
+    def unnoted(self, subject: str, whats: Collection[str]) -> list[str]:
+        """What of other findings, such as failed checks, nobody was told of yet.
+
+        Args:
+            subject: what they are found of.
+            whats: names of them.
+        """
+        with self._errors("read"):
+            rows = self._db.execute("SELECT what FROM noted WHERE subject=?", (subject,))
+            known = {row[0] for row in rows}
+        return [what for what in whats if what not in known]
+
+    def note(self, subject: str, whats: Collection[str], today: dt.date) -> None:
+        """Note that people were told of other findings, and that they were found today."""
+        day = today.isoformat()
+        with self._transaction():
+            self._db.executemany(
+                "INSERT INTO noted VALUES (?,?,?) ON CONFLICT DO UPDATE SET "
+                "last_seen=excluded.last_seen WHERE last_seen < excluded.last_seen",
+                [(subject, what, day) for what in whats],
+            )
+
     def forget(self, images: Collection[str], today: dt.date) -> int:
         """Forget images that are gone, and what was not found for long.
 
@@ -141,6 +169,7 @@ class ToldStore:
             before = self._db.total_changes
             self._db.executemany("DELETE FROM told WHERE image=?", gone)
             self._db.execute("DELETE FROM told WHERE last_seen < ?", (oldest,))
+            self._db.execute("DELETE FROM noted WHERE last_seen < ?", (oldest,))
             return self._db.total_changes - before
 
     def close(self) -> None:

@@ -1,0 +1,345 @@
+"""The daemon's side of judging images: starts, the daily scan, feeds, and what status says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import logging
+import sys
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from sensor.audits.audit import Audit, AuditType, Guarantee, Severity, audit_about
+from sensor.config import Settings
+from sensor.containers.container import Container
+from sensor.containers.registry import ContainerChange
+from sensor.containers.runtime import Control, Runtime
+from sensor.errors import BadInputError, RoteError, RuntimeUnavailableError
+from sensor.images.admission.gatekeeper import AnyRule, Applicable, Ends, Gatekeeper, applicable
+from sensor.images.admission.library import Library
+from sensor.images.admission.start import Answer, Failure, Start
+from sensor.images.cache import InventoryCache
+from sensor.images.vulns.judge import in_use_of
+from sensor.images.vulns.scan import Scanner
+from sensor.images.vulns.sources import read_sources
+from sensor.images.vulns.store import VulnStore, stale_feeds
+from sensor.images.vulns.told import ToldStore
+from sensor.pipeline import Pipeline
+from sensor.responses.block import Blocker
+from sensor.rules.files import RuleSet
+from sensor.rules.keeper import RuleKeeper
+from sensor.rules.trusted import TrustRule, trust_rules
+from sensor.rules.vulnerability import VulnerabilityRule, vulnerability_rules
+
+_log = logging.getLogger("rote.admission")
+_LOOK_SECONDS = 5.0
+_SCAN_SECONDS = 86400.0
+_HOST = Container(id="", runtime="", name="rote")
+_RETRY_SECONDS = 3600.0  # between two tries to update feeds
+_UPDATE_MAX_SECONDS = 4 * 3600.0
+_SAID_MAX = 500  # characters of what a failed update said
+
+
+class Admission:
+    """Judges the images of containers, at their start and whenever something about them is new.
+
+    Args:
+        settings: of the daemon.
+        pipeline: whose containers these are.
+        runtimes: that know their images.
+        keeper: of the rules.
+        blocker: takes containers out of service.
+        stack: closes the stores at the end.
+
+    Raises:
+        StateError: a store cannot be read.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        pipeline: Pipeline,
+        runtimes: Collection[Runtime],
+        keeper: RuleKeeper,
+        blocker: Blocker,
+        *,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self._settings = settings
+        self._pipeline = pipeline
+        self._keeper = keeper
+        self._blocker = blocker
+        self._controls = {r.name: r for r in runtimes if isinstance(r, Control)}
+        self._store = VulnStore(settings.vulns_db)
+        stack.callback(self._store.close)
+        self._told = ToldStore(settings.vulns_told_db)
+        stack.callback(self._told.close)
+        cache = InventoryCache(settings.images_db)
+        stack.callback(cache.close)
+        self.gatekeeper = Gatekeeper(
+            Library(cache, self._image_details),
+            Scanner(self._store, self._told),
+            self._told,
+            Ends(
+                self._rules, pipeline.record, self._block, self._blocked,
+                lambda container: "" if not self._is_protected(container) else "protected",
+                self._count, self._in_use,
+            ),
+        )  # fmt: skip
+        self._parsed: tuple[
+            RuleSet | None, tuple[TrustRule, ...], tuple[VulnerabilityRule, ...]
+        ] = (None, (), ())
+        self._answered: set[str] = set()  # containers that a gate held and let go
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._scanned_at = 0.0
+        self._scanned_by: tuple[int, RuleSet] | None = None
+        self._updated_at = 0.0
+        self._update_error = ""
+        self._stale: set[str] = set()  # feeds whose age was told
+
+    async def judge(self, start: Start) -> Answer:
+        """Whether a container may run; what gates ask."""
+        answer = await self.gatekeeper.judge(start)
+        if answer.allow and start.held:
+            self._answered.add(start.container.id)
+        return answer
+
+    def failure(self, container: Container | None) -> Failure:
+        """What becomes of a start that nobody decides.
+
+        Args:
+            container: None for one that nobody knows: the strictest that any rule says.
+        """
+        if container is not None:
+            return self.gatekeeper.failure(container)
+        trust, vulnerability = self._rule_tuples()
+        rules: list[AnyRule] = [*trust, *vulnerability]
+        strict = next((r for r in rules if r.may_block and not r.allow_on_error), None)
+        if strict is None:
+            return Failure()
+        return Failure(False, strict.time_limit, strict.name)
+
+    def on_container(self, change: ContainerChange) -> None:
+        """A container came, went or changed."""
+        container = change.container
+        if change.kind == "removed":
+            self._answered.discard(container.id)
+        elif change.kind == "added" and container.image.id and container.runtime != "cgroup":
+            if container.id in self._answered:
+                self._answered.discard(container.id)
+            elif change.running_before:
+                self._apart(self.gatekeeper.rescan(container))
+            else:
+                self._apart(self._started(container))
+
+    async def _started(self, container: Container) -> None:
+        """No gate held its start: judge it while it runs."""
+        inspected: Mapping[str, Any] = {}
+        if (control := self._controls.get(container.runtime)) is not None:
+            with contextlib.suppress(RuntimeUnavailableError):
+                inspected = await control.details(container.id) or {}
+        await self.gatekeeper.judge(Start(container, "events", inspected=inspected))
+
+    async def run(self) -> None:
+        """Scan when a day is over, or rules or feeds are others; update feeds; until cancelled."""
+        while True:
+            try:
+                await self._look()
+            except RoteError as error:
+                _log.error("%s", error)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        now = time.time()
+        self._tell_stale(now)
+        if self._update_is_due(now):
+            self._updated_at = now
+            self._apart(self._update_feeds())
+        by = (self._store.generation, self._keeper.rules)
+        if self._scanned_by is None:  # what runs now is looked at as it is found
+            self._scanned_by, self._scanned_at = by, now
+        if by != self._scanned_by or now - self._scanned_at >= _SCAN_SECONDS:
+            self._scanned_by, self._scanned_at = by, now
+            await self._scan()
+
+    def _update_is_due(self, now: float) -> bool:
+        every = self._settings.feeds_seconds
+        if not every or now - self._updated_at < min(every, _RETRY_SECONDS):
+            return False
+        feeds = self._store.feeds()
+        return not feeds or min(feed.checked_ns for feed in feeds) / 1e9 <= now - every
+
+    async def _scan(self) -> None:
+        """Look at every image that runs, once for each of its models."""
+        seen: set[tuple[str, str]] = set()
+        for watched in self._pipeline.watched():
+            container = watched.container
+            key = (container.model_id, container.name if self._keeper.rules.image_rules else "")
+            if container.image.id and container.runtime != "cgroup" and key not in seen:
+                seen.add(key)
+                await self.gatekeeper.rescan(container)
+        await self._forget_gone()
+
+    async def _forget_gone(self) -> None:
+        """Forget what was told of images that no runtime has any more."""
+        images: set[str] = set()
+        for control in self._controls.values():
+            lister = getattr(control, "images", None)
+            if lister is None:
+                return
+            try:
+                images |= {str(entry.get("Id")) for entry in await lister()}
+            except RuntimeUnavailableError:
+                return  # it may have them
+        self._told.forget(images, dt.datetime.now(dt.UTC).date())
+
+    def _tell_stale(self, now: float) -> None:
+        stale = {feed.name: feed for feed in stale_feeds(self._store, int(now * 1e9))}
+        for name in stale.keys() - self._stale:
+            days = stale[name].age(int(now * 1e9)) / 86400
+            audit = audit_about(
+                _HOST, AuditType.FEED_STALE, Severity.MEDIUM, int(now * 1e9), Guarantee.DETECT
+            )
+            audit.extra = {
+                "feed": name,
+                "age": f"{days:.1f} days",
+                **({"error": stale[name].error} if stale[name].error else {}),
+                "mend": "rote vulns update",
+            }
+            self._pipeline.record(audit)
+        self._stale = set(stale)
+
+    async def _update_feeds(self) -> None:
+        """Bring the advisories up to date, in a process of its own: it takes minutes."""
+        path = self._settings.feeds_file
+        try:
+            if not path.exists() or not read_sources(path).feeds:
+                return
+        except BadInputError as error:
+            self._note_update(str(error))
+            return
+        command = (
+            *(sys.executable, "-m", "sensor", "--state-dir", str(self._settings.state_dir)),
+            *("vulns", "update", "--config", str(path), "--output", "jsonl"),
+        )
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(_UPDATE_MAX_SECONDS):
+                _, said = await process.communicate()
+        except TimeoutError:
+            said = f"not done within {_UPDATE_MAX_SECONDS / 3600:g} h".encode()
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        failed = process.returncode != 0
+        lines = said.decode(errors="replace").strip().splitlines()
+        self._note_update("; ".join(lines)[:_SAID_MAX] or "it failed" if failed else "")
+
+    def _note_update(self, error: str) -> None:
+        if error:
+            _log.error("the advisories are not up to date: %s", error)
+        self._update_error = error
+
+    async def preview(self, rules: RuleSet) -> list[dict[str, str]]:
+        """What rules would make of the images that run, before they hold.
+
+        Args:
+            rules: that are tried.
+
+        Returns:
+            For each container and opinion the action and one line; of an image that cannot be
+            judged, what its start would be.
+        """
+        trust, vulnerability = trust_rules(rules), vulnerability_rules(rules)
+        rows: list[dict[str, str]] = []
+        for watched in self._pipeline.watched():
+            container = watched.container
+            if not container.image.id or container.runtime == "cgroup":
+                continue
+            found = applicable(trust, vulnerability, container, self._keeper.policy.where)
+            name = {"container": container.name, "image": container.image.reference}
+            try:
+                opinions = await self.gatekeeper.preview(container, found)
+            except RoteError as error:
+                action = "allow" if found.failure.allow else "block"
+                rows.append({**name, "action": action, "message": f"cannot be judged: {error}"})
+            else:
+                rows += [{**name, "action": str(o.action), "message": o.message} for o in opinions]
+        return rows
+
+    def status(self) -> dict[str, object]:
+        """What `rote status` says of images."""
+        now_ns = time.time_ns()
+        feeds = self._store.feeds()
+        return {
+            **asdict(self.gatekeeper.tally),
+            "feeds": len(feeds),
+            "stale_feeds": sorted(feed.name for feed in feeds if feed.is_stale(now_ns)),
+            "update_error": self._update_error,
+            "scanned_at": self._scanned_at,
+        }
+
+    async def close(self) -> None:
+        """End what is under way."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.gatekeeper.close()
+
+    async def _image_details(self, container: Container) -> Mapping[str, Any] | None:
+        control = self._controls.get(container.runtime)
+        return await control.image_details(container.image.id) if control is not None else None
+
+    def _rules(self, container: Container) -> Applicable:
+        trust, vulnerability = self._rule_tuples()
+        return applicable(trust, vulnerability, container, self._keeper.policy.where)
+
+    def _rule_tuples(self) -> tuple[tuple[TrustRule, ...], tuple[VulnerabilityRule, ...]]:
+        rules = self._keeper.rules
+        if self._parsed[0] is not rules:
+            self._parsed = (rules, trust_rules(rules), vulnerability_rules(rules))
+        return self._parsed[1:]
+
+    def _is_protected(self, container: Container) -> bool:
+        return self._keeper.policy.rule(container).protected
+
+    def _block(self, container: Container, audit: Audit, rule: str) -> None:
+        if why := self._blocker.violation(container, audit, rule):
+            _log.error("%s is not blocked: %s", container.name or container.short_id, why)
+
+    def _blocked(self, container_id: str) -> str:
+        for blocked in self._blocker.records():
+            if blocked.id == container_id and self._blocker.is_blocked(container_id):
+                name = blocked.container.name or blocked.container.short_id
+                return f"blocked: {blocked.reason}; let it run again with: rote unblock {name}"
+        return ""
+
+    def _count(self, rule: str, what: str, time_ns: int) -> None:
+        self._pipeline.hits.count(rule, what, time_ns)
+
+    def _in_use(self, container: Container) -> Collection[str] | None:
+        models = self._pipeline.models.all()
+        return in_use_of(model for model in models if model.image.id == container.image.id)
+
+    def _apart(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("%s", error, exc_info=None if isinstance(error, RoteError) else error)

@@ -1,0 +1,375 @@
+"""Decides whether a container may run by what its image is, and lets people know.
+
+Read ``judge`` first. What is found is the same whichever gate asks; only what can be done about it
+differs: a start that a gate holds is refused, a container that runs already is blocked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity, audit_about
+from sensor.containers.container import Container
+from sensor.errors import ImageError, RoteError, StateError
+from sensor.images.admission.judges import about_trust, about_vulnerabilities
+from sensor.images.admission.library import Library
+from sensor.images.admission.opinion import Opinion, refusal
+from sensor.images.admission.start import Answer, Failure, Start
+from sensor.images.vulns.scan import Scanner
+from sensor.images.vulns.told import ToldStore
+from sensor.rules.trusted import TrustRule, trust_rule_for
+from sensor.rules.vulnerability import VulnerabilityRule, rule_for
+
+_log = logging.getLogger("rote.admission")
+AnyRule = TrustRule | VulnerabilityRule
+_FEEDLESS = (
+    "there are no advisories, so that nothing can be said of vulnerabilities; "
+    "see: rote vulns status"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Applicable:
+    """The rules about images that count for one container; None: no rule of the kind does."""
+
+    trust: TrustRule | None
+    vulnerability: VulnerabilityRule
+
+    @property
+    def blocking(self) -> list[AnyRule]:
+        """Those that may refuse a start."""
+        return [rule for rule in (self.trust, self.vulnerability) if rule and rule.may_block]
+
+    @property
+    def failure(self) -> Failure:
+        """What becomes of a start that they cannot judge: the strictest of what they say."""
+        rules = self.blocking
+        if not rules:
+            return Failure()
+        strict = next((rule for rule in rules if not rule.allow_on_error), None)
+        return Failure(
+            strict is None,
+            min(rule.time_limit for rule in rules),
+            (strict or rules[0]).name,
+        )
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was decided since the daemon started."""
+
+    judged: int = 0
+    refused: int = 0
+    blocked: int = 0
+    failed: int = 0
+    rescans: int = 0
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What a gatekeeper is connected to.
+
+    Attributes:
+        rules: the rules that count for a container, as they are now.
+        record: keeps and tells an audit; returns when it is kept.
+        block: takes a container out of service, because of an audit and a rule.
+        blocked: why a container may not start whatever its image is; "" when it may.
+        protected: why it must never be kept from running; "" when it may.
+        count: counts that a rule, by its name, decided about something.
+        in_use: the programs that are known to run of an image; None while nobody knows.
+    """
+
+    rules: Callable[[Container], Applicable]
+    record: Callable[[Audit], None]
+    block: Callable[[Container, Audit, str], None]
+    blocked: Callable[[str], str] = lambda _id: ""
+    protected: Callable[[Container], str] = lambda _container: ""
+    count: Callable[[str, str, int], None] = lambda _rule, _what, _time_ns: None
+    in_use: Callable[[Container], Collection[str] | None] = lambda _container: None
+
+
+@dataclass(slots=True)
+class _Case:
+    """One start while it is judged."""
+
+    start: Start
+    rules: Applicable
+    held: bool  # it waits for the answer; no longer when that took too long
+    runs: bool = True  # once nobody waits; not so when it was refused because that took too long
+
+
+class Gatekeeper:
+    """Judges starts.
+
+    Args:
+        library: what images consist of.
+        scanner: what is known of vulnerabilities.
+        told: what people know already.
+        ends: the rest of the daemon.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        scanner: Scanner,
+        told: ToldStore,
+        ends: Ends,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.tally = Tally()
+        self._library = library
+        self._scanner = scanner
+        self._told = told
+        self._ends = ends
+        self._clock = clock
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._turns: dict[str, asyncio.Lock] = {}
+
+    async def judge(self, start: Start) -> Answer:
+        """Whether a container may run.
+
+        Never raises: what cannot be judged is answered as the rules say.
+        """
+        container = start.container
+        if start.held and (why := self._ends.blocked(container.id)):
+            return Answer(False, why)
+        rules = self._ends.rules(container)
+        if not start.held or not rules.blocking or self._ends.protected(container):
+            # Nothing can be refused, so nobody has to wait.
+            self._keep(asyncio.create_task(self._judge_apart(_Case(start, rules, False))))
+            return Answer(True)
+        failure = rules.failure
+        case = _Case(start, rules, True)
+        considering = asyncio.create_task(self._consider(case))
+        self._keep(considering)
+        try:
+            async with asyncio.timeout(failure.seconds):
+                reason = await asyncio.shield(considering)
+        except TimeoutError:
+            # It goes on: the next start finds it done, and if this one goes on as well and should
+            # not have, it is blocked then.
+            case.held, case.runs = False, failure.allow
+            return self._without(case, failure, f"not judged within {failure.seconds:g} s")
+        except asyncio.CancelledError:
+            case.held, case.runs = False, False  # whoever asked has gone
+            raise
+        except RoteError as error:
+            return self._without(case, failure, str(error))
+        if reason:
+            self.tally.refused += 1
+            _log.warning("%s is refused: %s", _name(container), reason)
+        return Answer(not reason, reason)
+
+    def failure(self, container: Container) -> Failure:
+        """What becomes of its start when nobody decides in time."""
+        return self._ends.rules(container).failure
+
+    async def rescan(self, container: Container) -> None:
+        """Judge a container that runs anew: its rules, or the advisories, are others now.
+
+        It is told of and goes on: only starts are refused.
+        """
+        self.tally.rescans += 1
+        rules = self._ends.rules(container)
+        await self._judge_apart(_Case(Start(container, "scan"), rules, False))
+
+    async def preview(self, container: Container, rules: Applicable) -> list[Opinion]:
+        """What other rules would make of a container. Nobody is told.
+
+        Raises:
+            RoteError: its image cannot be judged.
+        """
+        return await self._weigh(Start(container, "scan"), rules)
+
+    async def _judge_apart(self, case: _Case) -> None:
+        """Judge what nobody waits for."""
+        try:
+            await self._consider(case)
+        except RoteError as error:
+            failure = case.rules.failure
+            if case.rules.blocking:
+                audit = self._undecided(case, failure, str(error))
+                if not failure.allow and not case.start.held and self._may_stop(case.start):
+                    self._ends.block(case.start.container, audit, failure.rule)
+            else:
+                name = _name(case.start.container)
+                self.tally.failed += 1
+                self.tally.last_error = f"{name}: {error}"
+                _log.warning("%s: its image cannot be judged: %s", name, error)
+
+    def _may_stop(self, start: Start) -> bool:
+        """Whether a container that should not run is taken out of service.
+
+        One that ran before anybody looked is somebody's service, and only told of.
+        """
+        return start.gate != "scan" and not self._ends.protected(start.container)
+
+    async def _consider(self, case: _Case) -> str:
+        """Weigh, and tell; why it must not run, or "".
+
+        Of one image one at a time: what two starts find is told once.
+        """
+        start = case.start
+        container = start.container
+        key = container.image.id or container.id
+        turn = self._turns.setdefault(key, asyncio.Lock())
+        try:
+            async with turn:
+                opinions = await self._weigh(start, case.rules)
+                reason = refusal(opinions)
+                stops = bool(reason) and not case.held and case.runs and self._may_stop(start)
+                audits = self._tell(case, opinions, stops=stops)
+        finally:
+            if not turn.locked():
+                self._turns.pop(key, None)
+        self.tally.judged += 1
+        for opinion in opinions:
+            self._ends.count(opinion.rule, str(opinion.kind), int(self._clock() * 1e9))
+        if stops:
+            self.tally.blocked += 1
+            cause = next(audit for audit in audits if audit.action is Action.BLOCK)
+            self._ends.block(container, cause, cause.rule)
+        return reason
+
+    async def _weigh(self, start: Start, rules: Applicable) -> list[Opinion]:
+        """All opinions that rules have of it."""
+        container = start.container
+        today = dt.datetime.fromtimestamp(self._clock(), dt.UTC).date()
+        found: list[Opinion | None] = []
+        trust = rules.trust
+        if trust is not None:
+            inventory = await self._library.inventory(start) if trust.asks_for_layers else None
+            found.append(about_trust(container, trust, inventory, self._told, today))
+        if self._scanner.informed:
+            inventory = await self._library.inventory(start)
+            found.append(
+                about_vulnerabilities(
+                    self._scanner,
+                    inventory,
+                    rules.vulnerability,
+                    today,
+                    self._ends.in_use(container),
+                )
+            )
+        elif rules.vulnerability.may_block:
+            raise ImageError(_FEEDLESS)
+        return [opinion for opinion in found if opinion is not None]
+
+    def _tell(self, case: _Case, opinions: Iterable[Opinion], *, stops: bool) -> list[Audit]:
+        """Audits of what is new, and of what is done because of it."""
+        audits = []
+        for opinion in opinions:
+            refuses = opinion.action is Action.BLOCK
+            acted = refuses and (case.held or stops)
+            if not opinion.found and not acted:
+                continue
+            audit = self._audit(
+                case,
+                opinion.kind,
+                opinion.severity,
+                rule=opinion.rule,
+                action=opinion.action,
+                outcome="denied" if refuses and case.held else "observed",
+                extra={"found": opinion.found or opinion.message, **opinion.facts},
+            )
+            if refuses and not acted and case.runs:
+                audit.remarks = ("it runs already; its next start would be refused",)
+            self._ends.record(audit)
+            self._note_told(opinion)
+            audits.append(audit)
+        return audits
+
+    def _note_told(self, opinion: Opinion) -> None:
+        try:
+            opinion.told()
+        except StateError as error:
+            _log.error("%s; it is told once more", error)
+
+    def _without(self, case: _Case, failure: Failure, why: str) -> Answer:
+        """The answer when nobody could decide."""
+        self._undecided(case, failure, why)
+        if failure.allow:
+            return Answer(True)
+        return Answer(False, f"blocked by rule {failure.rule!r}: its image cannot be judged: {why}")
+
+    def _undecided(self, case: _Case, failure: Failure, why: str) -> Audit:
+        """Tell that nobody could decide."""
+        name = _name(case.start.container)
+        held = case.start.held
+        self.tally.failed += 1
+        self.tally.last_error = f"{name}: {why}"
+        done = ("allowed" if failure.allow else "refused") if held else "not undone"
+        _log.warning("%s cannot be judged, its start is %s: %s", name, done, why)
+        audit = self._audit(
+            case,
+            AuditType.ADMISSION_FAILED,
+            Severity.HIGH,
+            rule=failure.rule or "default",
+            action=Action.ALERT if failure.allow else Action.BLOCK,
+            outcome="denied" if held and not failure.allow else "observed",
+            extra={"found": f"{why}; its start is {done}"},
+        )
+        self._ends.record(audit)
+        return audit
+
+    def _audit(
+        self, case: _Case, kind: AuditType, severity: Severity, *, extra: dict[str, str],
+        **more: Any,
+    ) -> Audit:  # fmt: skip
+        container = case.start.container
+        facts = {"gate": case.start.gate, **extra}
+        if container.image.id:
+            facts["image_id"] = container.image.id
+        return audit_about(
+            container,
+            kind,
+            severity,
+            int(self._clock() * 1e9),
+            Guarantee.DENY if case.start.held else Guarantee.DETECT,
+            sensor=Sensor.IMAGE,
+            extra=facts,
+            **more,
+        )
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, RoteError):
+            _log.error("a start was not judged", exc_info=error)
+
+    async def close(self) -> None:
+        """End what is under way."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._library.close()
+
+
+def _name(container: Container) -> str:
+    return container.name or container.id[:12]
+
+
+def applicable(
+    trust: Collection[TrustRule],
+    vulnerability: Collection[VulnerabilityRule],
+    container: Container,
+    where: Any,
+) -> Applicable:
+    """The rules that count for a container: of each kind the first whose scope matches."""
+    return Applicable(
+        trust_rule_for(tuple(trust), container, where),
+        rule_for(tuple(vulnerability), container, where),
+    )

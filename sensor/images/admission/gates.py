@@ -1,0 +1,100 @@
+"""The gates of one daemon: the socket that hooks ask, and what counts when nobody answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from sensor.config import Settings
+from sensor.containers.container import Container
+from sensor.containers.registry import ContainerChange, Registry
+from sensor.containers.runtime import Gated, Runtime
+from sensor.errors import RoteError
+from sensor.images.admission.facts import Facts
+from sensor.images.admission.failures import FailureFiles
+from sensor.images.admission.installed import Installation
+from sensor.images.admission.server import GateServer
+from sensor.images.admission.start import Answer, Failure, Judge, Start
+
+_log = logging.getLogger("rote.gate")
+FailureOf = Callable[[Container | None], Failure]
+
+
+async def allow_all(_: Start) -> Answer:
+    """The judge where nobody judges: the gate still brings models into the kernel in time."""
+    return Answer(allow=True)
+
+
+def goes_on(_: Container | None) -> Failure:
+    """What counts where no rule says otherwise."""
+    return Failure()
+
+
+class Gates:
+    """Admission in one daemon.
+
+    Args:
+        settings: of the daemon.
+        runtimes: that containers belong to.
+        registry: told of what may go on.
+        judge: decides about a start.
+        failure: what becomes of a start that nobody decides; asked with None for the default,
+            which counts for containers that nobody knows: the strictest that a rule says.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        runtimes: Sequence[Runtime],
+        registry: Registry,
+        judge: Judge = allow_all,
+        failure: FailureOf = goes_on,
+    ) -> None:
+        self._failure = failure
+        self._files = FailureFiles(settings.run_dir)
+        self._installation = Installation(settings.gate_dir)
+        self.server = GateServer(
+            settings.gate_socket,
+            Facts([runtime for runtime in runtimes if isinstance(runtime, Gated)]),
+            judge,
+            failure,
+            registry.admitted,
+        )
+
+    async def start(self) -> None:
+        """Write what counts when nobody answers, and listen.
+
+        Raises:
+            StateError: one of them is impossible.
+        """
+        self._files.start(self._failure(None))
+        await self.server.start()
+
+    async def close(self) -> None:
+        """Listen no more. What counts when nobody answers stays: that is now."""
+        await self.server.stop()
+
+    def on_container(self, change: ContainerChange) -> None:
+        """A container came or went (``Registry``'s callback)."""
+        # One that was removed may be started again: its file stays until others push it out.
+        if change.kind in ("created", "added", "changed"):
+            self._files.put(change.container.id, self._failure(change.container))
+
+    def rules_changed(self, containers: Iterable[Container]) -> None:
+        """What counts when nobody answers may be another now."""
+        try:
+            self._files.set_default(self._failure(None))
+        except OSError as error:
+            _log.error("gate: %s: %s", error.filename, error.strerror)
+        for container in containers:
+            self._files.put(container.id, self._failure(container))
+
+    def status(self) -> dict[str, Any]:
+        """For `rote status`."""
+        try:
+            installed = self._installation.summary()
+            problem = ""
+        except RoteError as error:
+            installed, problem = [], str(error)
+        return {"installed": installed, "problem": problem, **self.server.status()}

@@ -25,7 +25,7 @@ from sensor.kernel.fanotify import PermissionGroup
 from tests.waiting import until
 
 pytestmark = pytest.mark.kernel
-HOOK = RuntimeHook("/usr/lib/rote/gate", ("x",))
+HOOK = RuntimeHook("/bin/true", ("x",))
 SPEC = json.dumps({"ociVersion": "1.0.2", "process": {"env": ["A=" + "x" * 20_000]}}).encode()
 INJECTED = insert(SPEC, HOOK)
 
@@ -120,7 +120,7 @@ while True:
     except FileNotFoundError:
         continue
     print(len(data), flush=True)
-    if b"/usr/lib/rote/gate" in data:
+    if b"/bin/true" in data:
         break
 """
     async with gate(tmp_path) as found:
@@ -216,6 +216,18 @@ async def test_what_we_may_not_change_stays_and_is_said(
         assert words in found.status()["last_missed"][0]["reason"]
 
 
+async def test_a_hook_that_is_gone_is_not_injected(tmp_path: Path) -> None:
+    """The runtime would refuse every start for it."""
+    async with gate(tmp_path, RuntimeHook(str(tmp_path / "gone"))) as found:
+        bundle = Bundle(tmp_path)
+        await bundle.marked(found)
+        await bundle.write()
+        assert await bundle.read() == SPEC
+        await run(f": >{bundle.path}/init.pid")
+        await until(lambda: found.status()["missed"] == 1)
+        assert "gone: is not there" in found.status()["last_missed"][0]["reason"]
+
+
 async def test_what_others_may_write_to_is_not_touched(tmp_path: Path) -> None:
     """A directory that is not root's alone, a second name, a link: none is ours to write to."""
     secret = tmp_path / "secret.json"
@@ -234,11 +246,12 @@ async def test_what_others_may_write_to_is_not_touched(tmp_path: Path) -> None:
         theirs.path.rename(theirs.path.with_name("open"))
         await until(lambda: found.status()["missed"] == 1)
         assert "others than root may write" in found.status()["last_missed"][0]["reason"]
-        namespace = theirs.path.parent.parent / "theirs"
+        namespace = tmp_path / "theirs"
         namespace.mkdir()
         os.chown(namespace, 1000, 1000)
         (namespace / "c").mkdir()
         (namespace / "c" / "config.json").write_bytes(SPEC)
+        namespace = namespace.rename(theirs.path.parent.parent / "theirs")
         await until(lambda: "theirs: not watched" in found.status()["problem"])
     assert secret.read_bytes() == SPEC
     assert (namespace / "c" / "config.json").read_bytes() == SPEC
@@ -364,7 +377,7 @@ from sensor.images.admission.fanotify import FanotifyGate
 from sensor.images.admission.start import Failure
 async def main():
     home = Path(sys.argv[1])
-    gate = FanotifyGate(home, (home / "state",), RuntimeHook("/usr/lib/rote/gate", ("x",)),
+    gate = FanotifyGate(home, (home / "state",), RuntimeHook("/bin/true", ("x",)),
                         failure=Failure(allow=False))
     await gate.start()
     assert await gate.ready(20)

@@ -288,7 +288,7 @@ class FanotifyGate:
             task.add_done_callback(self._answers.discard)
         elif "missed" in message:
             self._missed = [*self._missed[-9:], message]
-            _log.warning("fanotify gate: %s was not held: %s", message["missed"], message["reason"])
+            _log.warning("fanotify gate: a start was not held: %s", message["reason"])
         elif "unanswered" in message:
             _log.warning(
                 "fanotify gate: %s: not decided within %g s; %s",

@@ -209,7 +209,7 @@ class Listener:
                 return
             self._group.unmark(bundle.fd)  # it was written meanwhile
         self._group.mark(bundle.fd)
-        bundle.reason = f"{bundle.path}/{CONFIG}: changes all the time"
+        bundle.reason = f"{bundle.path}: {CONFIG} changes all the time"
 
     def _look(self, bundle: _Bundle) -> int:
         """The size of ``config.json``; when it is whole, the hook is put into it at once."""
@@ -225,10 +225,10 @@ class Listener:
             try:
                 new = self._rewritten(bundle, fd, found)
             except BadInputError as error:
-                bundle.reason = f"{bundle.path}/{error}"
+                bundle.reason = f"{bundle.path}: {error}"
                 return found.st_size
             if self._orders.hook is None:
-                bundle.reason = f"{bundle.path}/{CONFIG}: was whole before it could be held"
+                bundle.reason = f"{bundle.path}: was whole before it could be held"
                 return found.st_size
             if new is not None:
                 replace(bundle.fd, fd, found, new)
@@ -251,6 +251,9 @@ class Listener:
         if self._orders.hook is None:
             insert(data, RuntimeHook(""))  # is it whole?
             return None
+        if not os.access(self._orders.hook.path, os.X_OK):
+            # With it the runtime would refuse every start.
+            raise BadInputError(f"{self._orders.hook.path}: is not there, or no program")
         new = insert(data, self._orders.hook)
         bundle.reason = ""
         return new
@@ -267,7 +270,8 @@ class Listener:
         """Its container is made, or never will be: hold nobody any more."""
         if not bundle.done and bundle.answer is None:
             self._shared[MISSED] += 1
-            self._tell({"missed": bundle.path, "reason": bundle.reason})
+            reason = bundle.reason or f"{bundle.path}: its {CONFIG} was not opened while held"
+            self._tell({"missed": bundle.path, "reason": reason})
         self._forget(bundle)
 
     # ---- opens
@@ -306,7 +310,7 @@ class Listener:
         except (OSError, BadInputError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             if bundle is not None:
-                bundle.reason = f"{bundle.path}/{reason}"
+                bundle.reason = f"{bundle.path}: {reason}"
             self._shared[PASSED] += 1
         finally:
             if allow is not None:

@@ -37,6 +37,9 @@ from sensor.rules.vulnerability import VulnerabilityRule, vulnerability_rules
 _log = logging.getLogger("rote.admission")
 _LOOK_SECONDS = 5.0
 _SCAN_SECONDS = 86400.0
+_ASKED_SECONDS = 60.0  # so long after a gate's question a start is the same one
+_ASKED_MAX = 4096
+_HOOK_SECONDS = 1.0  # from the making of a cgroup to the hook's question, on a busy host
 _HOST = Container(id="", runtime="", name="rote")
 _RETRY_SECONDS = 3600.0  # between two tries to update feeds
 _UPDATE_MAX_SECONDS = 4 * 3600.0
@@ -92,7 +95,8 @@ class Admission:
         self._parsed: tuple[
             RuleSet | None, tuple[TrustRule, ...], tuple[VulnerabilityRule, ...]
         ] = (None, (), ())
-        self._answered: set[str] = set()  # containers that a gate held and let go
+        self.gates_ask = False  # gates are installed, or have asked already
+        self._asked: dict[str, float] = {}  # container → when a gate asked, oldest first
         self._tasks: set[asyncio.Task[Any]] = set()
         self._scanned_at = 0.0
         self._scanned_by: tuple[int, RuleSet] | None = None
@@ -102,10 +106,24 @@ class Admission:
 
     async def judge(self, start: Start) -> Answer:
         """Whether a container may run; what gates ask."""
-        answer = await self.gatekeeper.judge(start)
-        if answer.allow and start.held:
-            self._answered.add(start.container.id)
-        return answer
+        if not start.held:
+            return await self.gatekeeper.judge(start)
+        self._note_asked(start.container.id)
+        try:
+            return await self.gatekeeper.judge(start)
+        finally:
+            self._note_asked(start.container.id)
+
+    def _note_asked(self, container_id: str) -> None:
+        self.gates_ask = True
+        self._asked.pop(container_id, None)
+        self._asked[container_id] = time.monotonic()
+        if len(self._asked) > _ASKED_MAX:
+            self._asked.pop(next(iter(self._asked)))
+
+    def _was_asked(self, container_id: str) -> bool:
+        """Whether a gate asks about this start, or did."""
+        return time.monotonic() - self._asked.get(container_id, -_ASKED_SECONDS) < _ASKED_SECONDS
 
     def failure(self, container: Container | None) -> Failure:
         """What becomes of a start that nobody decides.
@@ -125,18 +143,20 @@ class Admission:
     def on_container(self, change: ContainerChange) -> None:
         """A container came, went or changed."""
         container = change.container
-        if change.kind == "removed":
-            self._answered.discard(container.id)
-        elif change.kind == "added" and container.image.id and container.runtime != "cgroup":
-            if container.id in self._answered:
-                self._answered.discard(container.id)
-            elif change.running_before:
-                self._apart(self.gatekeeper.rescan(container))
-            else:
-                self._apart(self._started(container))
+        if change.kind != "added" or not container.image.id or container.runtime == "cgroup":
+            return
+        if change.running_before:
+            self._apart(self.gatekeeper.rescan(container))
+        elif not self._was_asked(container.id):
+            self._apart(self._started(container))
 
     async def _started(self, container: Container) -> None:
         """No gate held its start: judge it while it runs."""
+        if self.gates_ask:
+            # Its cgroup is there before the hook asks; then the gate decides, and alone.
+            await asyncio.sleep(_HOOK_SECONDS)
+            if self._was_asked(container.id):
+                return
         inspected: Mapping[str, Any] = {}
         if (control := self._controls.get(container.runtime)) is not None:
             with contextlib.suppress(RuntimeUnavailableError):

@@ -135,13 +135,7 @@ class Daemon:
             admission = Admission(
                 settings, pipeline, found, keeper, responders.blocker, stack=stack
             )
-            gates = Gates(
-                settings,
-                found,
-                registry,
-                self._judge or admission.judge,
-                self._failure or admission.failure,
-            )
+            gates = self._gates(found, registry, admission)
             responders.watchers += [gates.on_container, admission.on_container]
             pipeline.registry = registry
             pipeline.hits = Hits(settings.state_dir / "rule-hits.json")
@@ -186,6 +180,17 @@ class Daemon:
                 heads.close()
                 await channels.close()
                 _notify("STOPPING=1")
+
+    def _gates(self, found: list[Runtime], registry: Registry, admission: Admission) -> Gates:
+        gates = Gates(
+            self.settings,
+            found,
+            registry,
+            self._judge or admission.judge,
+            self._failure or admission.failure,
+        )
+        admission.gates_ask = bool(gates.status()["installed"])
+        return gates
 
     def reload(self) -> None:
         """Read rules and channels again; what is bad is said, and what held before holds on."""

@@ -25,7 +25,11 @@ class GatedEngine:
         self.config = self.home / "daemon.json"
         self.state = self.home / "rote-state"
         self.run_dir = self.home / "rote-run"
-        self.directory = self.state / "gate"
+
+    @property
+    def directory(self) -> Path:
+        """Of the gate's programs."""
+        return self.state / "gate"
 
     def start(self, config: str = "{}\n") -> Docker:
         """Start it; the client."""

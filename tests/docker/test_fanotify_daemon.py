@@ -113,3 +113,29 @@ def test_a_dead_or_hung_daemon_behaves_as_was_chosen(
             seconds=SECONDS,
             what="the earlier daemon's gate to end",
         )
+
+
+def test_where_no_hook_can_be_made_the_open_is_refused(gated: Unconfigured) -> None:
+    """Its user reads little; the audit has the reason."""
+    rote = gated.rote
+    programs = rote.state / "gate-fanotify"
+    gated.rules(NO_CRITICALS)
+    rote.stop()
+    programs.rename(programs.with_name("aside"))
+    programs.write_text("no directory")
+    try:
+        gated.judged.start()
+        gated.listens()
+        assert gated.status()["way"] == "deny"
+        result = gated.run(ALPINE)
+        assert result.returncode == 125
+        assert "config.json: operation not permitted" in result.stderr
+        assert gated.audits("vulnerable_image")[0]["outcome"] == "denied"
+        gated.runs(images.BUSYBOX)
+        rote.stop()
+    finally:
+        programs.unlink()
+        programs.with_name("aside").rename(programs)
+    gated.judged.start()
+    gated.listens()
+    assert gated.refused(ALPINE) == BLOCKED

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from sensor.models.adversary import Admission
+from sensor.models.files import key_from_text
+from sensor.models.keys import WriteKey
 from sensor.paths import is_protected
 
 RESULTS = Path(".cache/soak/results.json")
@@ -81,11 +83,23 @@ class Report:
             elif audit["type"] == "protected_write" or is_protected(str(audit["path"])):
                 kinds["protected"].add(what)
             else:
-                writes.add(what)
+                writes |= _write_keys(audit) or {what}
         self.executions = sorted(kinds["executions"])
         self.run_time_programs = sorted(kinds["run"])
         self.protected = sorted(kinds["protected"])
         self.writes = sorted(writes)
+
+
+def _write_keys(audit: Mapping[str, object]) -> set[str]:
+    """What the model would have had to know: names that only differ in a number are one key."""
+    texts = audit.get("keys")
+    found = set()
+    for text in texts if isinstance(texts, list) else ():
+        key = key_from_text(text, "audit")
+        if isinstance(key, WriteKey):
+            operation = (key.operation.name or "").lower()
+            found.add(f"{key.program} {operation} {key.pattern}")
+    return found
 
 
 def keep(reports: Iterable[Report], path: Path = RESULTS) -> None:

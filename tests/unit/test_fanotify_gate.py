@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sensor.errors import UsageError
 from sensor.images.admission import fanotify
 from sensor.images.admission.bundle import RuntimeHook
 from sensor.images.admission.fanotify import FanotifyGate
+from sensor.images.admission.fanotify_hook import make_hook
 from sensor.images.admission.start import Failure
 from tests.waiting import until
 
@@ -72,3 +74,31 @@ async def test_a_worker_that_says_what_is_wrong(
     await until(lambda: gate.status()["problem"] == "no permission events")
     assert not await gate.ready(0.05)
     await gate.close()
+
+
+async def test_the_hook_is_made_once(tmp_path: Path) -> None:
+    """And again for another run directory: it stands in the program's settings."""
+    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    hook = await make_hook(settings)
+    assert hook is not None
+    program = Path(hook.path)
+    assert program.is_relative_to(tmp_path / "state")
+    assert hook.arguments == ("--gate=fanotify",)
+    made = _inode(program)
+    assert await make_hook(settings) == hook
+    assert _inode(program) == made
+    await make_hook(replace(settings, run_dir=tmp_path / "other"))
+    assert f"run_dir={tmp_path / 'other'}" in (program.parent / "gate.conf").read_text()
+
+
+async def test_no_hook_where_none_can_be_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said what that means."""
+    (tmp_path / "gate-fanotify").write_text("no directory")
+    assert await make_hook(Settings(state_dir=tmp_path, run_dir=tmp_path)) is None
+    assert "operation not permitted" in caplog.text
+
+
+def _inode(path: Path) -> int:
+    return path.stat().st_ino

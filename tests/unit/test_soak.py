@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from sensor.errors import BadInputError
-from sensor.events import EventKind, Operation, Origin
+from sensor.events import EventKind, Operation, OperationClass, Origin
+from sensor.models.files import key_text
+from sensor.models.keys import Program, WriteKey
 from sensor.testing import load_events, save_events
 from tests.soak import traces
 from tests.soak.compare import compare, table
@@ -233,6 +235,22 @@ def test_audits_are_counted_by_what_they_say(tmp_path: Path) -> None:
     lines = soak_table([report]).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert len(soak_table(load(kept)).splitlines()) == 3
+
+
+def test_names_that_differ_in_a_number_are_one_false_key() -> None:
+    """As the model would have learned them."""
+    program = Program("/usr/sbin/logrotate")
+    removes = [
+        WriteKey(program, f"/var/log/<N>/{name}.gz", OperationClass.REMOVE) for name in ("a", "b")
+    ]
+    report = Report("cron", judged_minutes=2.0)
+    report.take_audits(
+        audit(path=f"/var/log/{n}/{key.pattern[-4:]}", keys=[key_text(key)])
+        for n in range(5)
+        for key in removes
+    )
+    assert len(report.writes) == 2
+    assert report.alarms == 10
 
 
 def test_only_the_marked_part_of_the_page_is_replaced(tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ class Counts:
     strangers: int = 0  # others than root
     gone: int = 0  # the hook was, before the answer
     held: int = 0  # now
-    slowest_seconds: float = 0.0
+    slowest_seconds: float = 0.0  # of being held
+    all_seconds: float = 0.0
 
 
 class GateServer:
@@ -146,6 +147,7 @@ class GateServer:
             self.counts.held -= 1
             took = time.monotonic() - began
             self.counts.slowest_seconds = max(self.counts.slowest_seconds, took)
+            self.counts.all_seconds += took
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()

@@ -76,6 +76,7 @@ class Settings:
     runtimes: tuple[str, ...] = ("auto",)
     watches: tuple[str, ...] = ()
     lock: bool = False  # guard the daemon and the pins against everybody but `rote`
+    gate_fanotify: str = "off"  # auto, off, or a state directory of containerd
     discover: bool = True  # recognise containers by the names of their cgroups
     log_format: str = "text"
     log_level: str = "info"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -25,3 +26,16 @@ def wait_for(
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {seconds:g} s; last answer: {answer!r}")
         time.sleep(step)
+
+
+async def until(question: Callable[[], object], *, seconds: float = 20) -> None:
+    """The same in an event loop that goes on meanwhile.
+
+    Raises:
+        TimeoutError: the answer stayed false for ``seconds``.
+    """
+    deadline = time.monotonic() + seconds
+    while not question():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:g} s: {question}")
+        await asyncio.sleep(0.01)

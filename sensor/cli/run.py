@@ -44,6 +44,16 @@ class _Watch(click.ParamType[str]):
         return parse_watch(value)
 
 
+class _States(click.ParamType[str]):
+    name = "directory"
+
+    def convert(self, value: Any, _param: Any, _context: Any) -> str:
+        from sensor.images.admission.states import parse_states
+
+        parse_states(value)
+        return str(value)
+
+
 def _limits(options: dict[str, Any], name: str, context: click.Context) -> dict[str, float]:
     """The least and the most time, from three options.
 
@@ -232,6 +242,15 @@ def _limits(options: dict[str, Any], name: str, context: click.Context) -> dict[
     "its maps and programs, root included. Stop it with `rote stop`. Costs each exec and exit.",
 )
 @click.option(
+    "--gate-fanotify",
+    type=_States(),
+    default="off",
+    show_default=True,
+    metavar="DIRECTORY|auto|off",
+    help="Hold starts of containers where no runtime may be configured, by the first open of their "
+    "config.json: in this state directory of containerd, or auto: of all that run.",
+)
+@click.option(
     "--discover/--no-discover",
     default=True,
     show_default=True,
@@ -360,6 +379,7 @@ def run(command: click.Context, /, **options: Any) -> None:
             runtimes=tuple(options["runtimes"]),
             watches=tuple(options["watches"]),
             lock=options["lock"],
+            gate_fanotify=options["gate_fanotify"],
             discover=options["discover"],
             log_format=options["log_format"],
             log_level=options["log_level"],

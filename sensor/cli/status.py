@@ -130,12 +130,26 @@ def _gates(found: dict[str, Any]) -> list[str]:
         f"gate        {entry['gate']}: {entry['file']} ({entry['program']})"
         for entry in found["installed"]
     )
+    if found["fanotify"]:
+        lines.append(_fanotify(found["fanotify"]))
     if found["asked"] or lines:
         lines.append(
             f"starts      {found['asked']} held, {found['allowed']} allowed, "
             f"{found['refused']} refused, {found['undecided']} undecided, {found['held']} wait now"
         )
     return lines or ["gates       none installed: starts are not held (rote gate install)"]
+
+
+def _fanotify(found: dict[str, Any]) -> str:
+    """The gate that is configured nowhere: where, and what it did."""
+    where = ", ".join(found["directories"]) or "no containerd found yet"
+    line = f"gate        fanotify: {'on' if found['state'] == 'on' else 'OFF'}, {where}"
+    counts = ("injected", "denied", "late", "missed")
+    told = [f"{found[name]} {name}" for name in counts if found.get(name)]
+    if found["restarts"]:
+        told.append(f"{found['restarts']} restarts")
+    line += "".join(f", {text}" for text in told)
+    return f"{line}; {found['problem']}" if found["problem"] else line
 
 
 def _prevention(found: dict[str, Any]) -> str:

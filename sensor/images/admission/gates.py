@@ -13,6 +13,8 @@ from sensor.containers.runtime import Gated, Runtime
 from sensor.errors import RoteError
 from sensor.images.admission.facts import Facts
 from sensor.images.admission.failures import FailureFiles
+from sensor.images.admission.fanotify import FanotifyGate
+from sensor.images.admission.fanotify_hook import make_hook
 from sensor.images.admission.installed import Installation
 from sensor.images.admission.server import GateServer
 from sensor.images.admission.start import Answer, Failure, Judge, Start
@@ -51,6 +53,8 @@ class Gates:
         judge: Judge = allow_all,
         failure: FailureOf = goes_on,
     ) -> None:
+        self._settings = settings
+        self._fanotify: FanotifyGate | None = None
         self._failure = failure
         self._files = FailureFiles(settings.run_dir)
         self._installation = Installation(settings.gate_dir)
@@ -70,9 +74,20 @@ class Gates:
         """
         self._files.start(self._failure(None))
         await self.server.start()
+        if self._settings.gate_fanotify != "off":
+            self._fanotify = FanotifyGate.of(
+                self._settings,
+                await make_hook(self._settings),
+                ask=self.server.ask_about,
+                failure=self._failure(None),
+            )
+        if self._fanotify is not None:
+            await self._fanotify.start()
 
     async def close(self) -> None:
         """Listen no more. What counts when nobody answers stays: that is now."""
+        if self._fanotify is not None:
+            await self._fanotify.close()
         await self.server.stop()
 
     def on_container(self, change: ContainerChange) -> None:
@@ -87,6 +102,8 @@ class Gates:
             self._files.set_default(self._failure(None))
         except OSError as error:
             _log.error("gate: %s: %s", error.filename, error.strerror)
+        if self._fanotify is not None:
+            self._fanotify.set_failure(self._failure(None))
         for container in containers:
             self._files.put(container.id, self._failure(container))
 
@@ -97,4 +114,10 @@ class Gates:
             problem = ""
         except RoteError as error:
             installed, problem = [], str(error)
-        return {"installed": installed, "problem": problem, **self.server.status()}
+        fanotify = self._fanotify.status() if self._fanotify is not None else None
+        return {
+            "installed": installed,
+            "problem": problem,
+            "fanotify": fanotify,
+            **self.server.status(),
+        }

@@ -113,6 +113,15 @@ class GateServer:
         """For `rote status`."""
         return asdict(self.counts)
 
+    async def ask_about(self, bundle: Path) -> Answer:
+        """May the container of a bundle run? For a gate in this process; it holds the start."""
+        self.counts.asked += 1
+        self.counts.held += 1
+        try:
+            return await self._decide(State(bundle.name, 0, str(bundle)), "fanotify", os.getpid())
+        finally:
+            self.counts.held -= 1
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         began = time.monotonic()
         self.counts.held += 1

@@ -131,7 +131,14 @@ class Daemon:
             found = runtimes(settings)
             responders = Responders(settings, pipeline, found, stack)
             registry = Registry(found, settings.watches, responders.on_container)
-            gates = Gates(settings, found, registry, self._judge, self._failure)
+            gates = Gates(
+                settings,
+                found,
+                registry,
+                self._judge,
+                self._failure,
+                barred=responders.blocker.is_blocked,
+            )
             responders.watchers.append(gates.on_container)
             pipeline.registry = registry
             pipeline.hits = Hits(settings.state_dir / "rule-hits.json")

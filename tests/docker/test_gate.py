@@ -347,6 +347,15 @@ def test_it_goes_away_without_a_trace_and_without_a_restart() -> None:
         gated.stop()
 
 
+def test_another_file_than_dockerd_s_is_not_touched(gated: GatedEngine, tmp_path: Path) -> None:
+    """It would be written in vain."""
+    other = tmp_path / "daemon.json"
+    done = gated.gate("install", "--docker-config", str(other))
+    assert done.returncode == 3
+    assert f"dockerd reads {gated.config}" in done.stderr
+    assert not other.exists()
+
+
 def test_many_starts_at_once(docker: Docker, keeper: MakeKeeper) -> None:
     """Each is asked about, and each answered as its label says."""
     one = keeper()

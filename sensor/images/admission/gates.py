@@ -41,6 +41,8 @@ class Gates:
         judge: decides about a start.
         failure: what becomes of a start that nobody decides; asked with None for the default,
             which counts for containers that nobody knows: the strictest that a rule says.
+        barred: whether a container, by its id, was taken out of service: it is refused without
+            asking the judge. Frozen while its start is held it would keep its engine waiting.
     """
 
     def __init__(
@@ -50,14 +52,27 @@ class Gates:
         registry: Registry,
         judge: Judge = allow_all,
         failure: FailureOf = goes_on,
+        *,
+        barred: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        async def judged(start: Start) -> Answer:
+            container = start.container
+            if barred(container.id):
+                name = container.name or container.short_id
+                return Answer(
+                    allow=False,
+                    message=f"{name} was taken out of service: rote blocked show {name} says why, "
+                    f"rote unblock {name} lets it run",
+                )
+            return await judge(start)
+
         self._failure = failure
         self._files = FailureFiles(settings.run_dir)
         self._installation = Installation(settings.gate_dir)
         self.server = GateServer(
             settings.gate_socket,
             Facts([runtime for runtime in runtimes if isinstance(runtime, Gated)]),
-            judge,
+            judged,
             failure,
             registry.admitted,
         )

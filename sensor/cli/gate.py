@@ -115,7 +115,7 @@ def install(context: Any, /, fail: str, compiler: str, **options: Any) -> None:
         config.read()  # what cannot be read is said before anything is made
         name = config.real_runtime()
         if dockerd.information() is not None:
-            dockerd.check_flags()
+            dockerd.check_flags(config.path)
     real = name if name.startswith("/") else shutil.which(name, path=_search())
     if real is None:
         raise HostError(f"{name}: the container runtime is not installed")

@@ -2,7 +2,8 @@
 
     python -m tests.docker.gatekeeper RUN_DIR DOCKER_URL allow|deny SECONDS
 
-Labels: ``judge=deny`` refuses, ``judge=slow`` waits until RUN_DIR/go is there; all else may go on.
+Labels: ``judge=deny`` refuses (in the environment, too), ``judge=slow`` waits until RUN_DIR/go is
+there; all else may go on.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ class Keeper:
 
     async def judge(self, start: Start) -> Answer:
         """Do what the container's label says; leave a note of what was known."""
+        process = start.spec.get("process") or {}
         what = start.container.labels.get("judge", "")
+        if "judge=deny" in process.get("env", ()):
+            what = "deny"
         note = {
             "id": start.container.id,
             "name": start.container.name,
@@ -41,7 +45,7 @@ class Keeper:
             "cgroup": start.container.cgroup_path,
             "root": [path.name for path in sorted(start.root.iterdir())] if start.root else [],
             "inspected": sorted(start.inspected),
-            "process": (start.spec.get("process") or {}).get("args"),
+            "process": process.get("args"),
         }
         (self._run_dir / f"start-{start.container.name}.json").write_text(json.dumps(note))
         # A file, because whoever lets it go is another process.

@@ -85,3 +85,18 @@ def test_an_unknown_program_as_the_first_act_of_a_new_container(
     assert gates["allowed"] == STARTS + 1
     assert gates["undecided"] == 0
     assert [entry["gate"] for entry in gates["installed"]] == ["docker"]
+
+
+def test_what_was_blocked_does_not_start(gated: tuple[Docker, Rote]) -> None:
+    """Its first process ends before the gate is asked, or the gate refuses; unblocked, it runs."""
+    docker, rote = gated
+    rote.start()
+    container = docker.run(images.BUSYBOX, "sleep", "600", options=("--network", "none"))
+    rote.wait_for(lambda: rote.watches(container.id), seconds=20, what="the container")
+    rote("block", container.name, "--reason", "test", "--no-evidence")
+    refused = docker.complete("start", container.id)
+    assert refused.returncode != 0
+    assert not container.pid
+    rote("unblock", container.name, "--start")
+    rote.wait_for(lambda: rote.watches(container.id), seconds=20, what="it to run again")
+    assert container.pid

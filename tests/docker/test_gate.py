@@ -7,11 +7,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.docker import images
 from tests.docker.client import Docker
+from tests.docker.engine import program
 from tests.docker.gated import GatedEngine, Keeper
 from tests.docker.gatekeeper import RULE
 from tests.waiting import wait_for
@@ -271,6 +273,51 @@ def test_the_failing_of_others_is_told_as_ever(docker: Docker, keeper: MakeKeepe
     assert "rote:" not in result.stderr
 
 
+def test_containerd_begins_with_the_hook(
+    gated: GatedEngine, keeper: MakeKeeper, tmp_path: Path
+) -> None:
+    """The base specification, as CRI takes it, on a containerd without Docker."""
+    base = tmp_path / "base.json"
+    gated.gate_done(
+        "install", "--containerd", "--base-spec", str(base),
+        "--containerd-config", str(tmp_path / "config.toml"),
+    )  # fmt: skip
+    one = keeper()
+    root = tmp_path / "rootfs"
+    root.mkdir()
+    subprocess.run(["tar", "-x", "-C", root], input=images.busybox_root(), check=True, timeout=60)
+
+    def run(name: str, *environment: str) -> subprocess.CompletedProcess[str]:
+        spec = json.loads(base.read_text())
+        spec["root"] = {"path": str(root)}
+        spec["process"] |= {"args": ["/bin/echo", "it runs"], "terminal": False}
+        spec["process"]["env"] = ["PATH=/bin", *environment]
+        spec["linux"]["cgroupsPath"] = f"{gated.engine.cgroup}/{name}"
+        config = tmp_path / f"{name}.json"
+        config.write_text(json.dumps(spec))
+        return subprocess.run(
+            [
+                *(program("ctr"), "--address", str(gated.home / "containerd.sock"), "run", "--rm"),
+                *("--config", str(config), name),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    allowed = run("ctr-good")
+    assert allowed.stdout == "it runs\n", allowed.stderr
+    assert one.start_of("ctr-good")["gate"] == "hook"
+    refused = run("ctr-bad", "judge=deny")
+    assert refused.returncode != 0
+    assert refused.stdout == ""
+    assert "stderr: rote: " in refused.stderr
+    assert f"is refused by rule {RULE}" in refused.stderr
+    gated.gate_done("remove", "--containerd")
+    assert not base.exists()
+
+
 def test_it_goes_away_without_a_trace_and_without_a_restart() -> None:
     """Byte for byte; containers made meanwhile are named, and start under the real runtime."""
     gated = GatedEngine("gone")
@@ -298,6 +345,15 @@ def test_it_goes_away_without_a_trace_and_without_a_restart() -> None:
                  seconds=10, what="dockerd to forget the runtime")  # fmt: skip
     finally:
         gated.stop()
+
+
+def test_another_file_than_dockerd_s_is_not_touched(gated: GatedEngine, tmp_path: Path) -> None:
+    """It would be written in vain."""
+    other = tmp_path / "daemon.json"
+    done = gated.gate("install", "--docker-config", str(other))
+    assert done.returncode == 3
+    assert f"dockerd reads {gated.config}" in done.stderr
+    assert not other.exists()
 
 
 def test_many_starts_at_once(docker: Docker, keeper: MakeKeeper) -> None:

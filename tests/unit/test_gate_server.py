@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from sensor.config import Settings
 from sensor.containers.cgroups import Hierarchy
 from sensor.containers.container import Container, Image
+from sensor.containers.registry import ContainerChange, Registry
 from sensor.containers.runtime import Gated
 from sensor.errors import HostError, RuntimeUnavailableError
 from sensor.images.admission.facts import Facts, State, from_spec, parse_state
+from sensor.images.admission.gates import Gates
 from sensor.images.admission.server import GateServer
 from sensor.images.admission.start import Answer, Failure, Start
 
@@ -302,3 +305,26 @@ def test_podman_says_who_it_is() -> None:
     spec = {"annotations": {"io.container.manager": "libpod"}, "root": {"readonly": True}}
     container = from_spec(state, spec)
     assert (container.runtime, container.read_only) == ("podman", True)
+
+
+async def test_what_counts_when_nobody_answers_is_written_beforehand(tmp_path: Path) -> None:
+    """For all, and for each container that is created; it stays when the daemon ends."""
+    world = World(tmp_path)
+    registry = Registry([], [], lambda _: None, hierarchy=Hierarchy(tmp_path / "cgroups"))
+    gates = Gates(
+        Settings(run_dir=tmp_path, state_dir=tmp_path),
+        [],
+        registry,
+        world._judge,
+        lambda container: Failure(container is None, 3, "strict"),
+    )
+    await gates.start()
+    try:
+        assert await world.ask(world.state()) == "allow\n"
+        assert (tmp_path / "gate/default").read_text() == "allow 3.000 strict\n"
+        gates.on_container(ContainerChange("created", 0, Container(ID, "engine")))
+        assert (tmp_path / "gate" / ID).read_text() == "deny 3.000 strict\n"
+        assert gates.status()["allowed"] == 1
+    finally:
+        await gates.close()
+    assert (tmp_path / "gate" / ID).exists(), "it counts from now on"

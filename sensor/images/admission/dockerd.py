@@ -66,14 +66,23 @@ class Dockerd:
             f"socket's peer, or the process in {self._pidfile}"
         )
 
-    def check_flags(self) -> None:
-        """Options on its command line that are in the way of the file.
+    def check_flags(self, config: Path) -> None:
+        """Options on its command line that are in the way of its file.
 
         Raises:
-            BadInputError: there are some; with them and the file dockerd would not start again.
+            BadInputError: there are some, with which dockerd would not start again; or it reads
+                another file.
         """
         text = Path(f"/proc/{self.pid()}/cmdline").read_bytes().decode(errors="replace")
-        found = [word for word in text.split("\0") if word.split("=")[0] in _FLAGS]
+        words = text.split("\0")
+        for word, after in zip(words, [*words[1:], ""], strict=True):
+            name, equals, value = word.partition("=")
+            file = Path(value if equals else after)
+            if name == "--config-file" and file.resolve() != config.resolve():
+                raise BadInputError(
+                    f"{config}: dockerd reads {file}: --docker-config {file}. Nothing was changed"
+                )
+        found = [word for word in words if word.split("=")[0] in _FLAGS]
         if found:
             raise BadInputError(
                 f"dockerd runs with {found[0]}, and does not start with the same in its file; "

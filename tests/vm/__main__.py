@@ -21,10 +21,11 @@ from tests.vm.root import root_image
 
 _AT_A_TIME = 2
 # Loading the BPF programs takes minutes under emulation: the limit of a test is another one here,
-# and all tests share one load. Those about loading (test_lifetime.py) run on the host only.
+# and all tests share one load. Those about loading (test_lifetime.py), and those whose subject is
+# how soon a process that hangs is noticed (test_fanotify.py), run on the host only.
 _TESTS = (
     "python", "-m", "pytest", "tests/kernel", "tests/evasion", "tests/lock",
-    "--ignore=tests/kernel/test_lifetime.py", "-p", "no:cacheprovider", "-o", "timeout=900",
+    "--ignore=tests/kernel/test_lifetime.py", "--ignore=tests/kernel/test_fanotify.py", "-p", "no:cacheprovider", "-o", "timeout=900",
     "--basetemp=/var/tmp/tests", "--durations=15", "--durations-min=2",
 )  # fmt: skip
 _SUMMARY = re.compile(

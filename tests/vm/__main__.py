@@ -25,7 +25,8 @@ _AT_A_TIME = 2
 # how soon a process that hangs is noticed (test_fanotify.py), run on the host only.
 _TESTS = (
     "python", "-m", "pytest", "tests/kernel", "tests/evasion", "tests/lock",
-    "--ignore=tests/kernel/test_lifetime.py", "--ignore=tests/kernel/test_fanotify.py", "-p", "no:cacheprovider", "-o", "timeout=900",
+    "--ignore=tests/kernel/test_lifetime.py", "--ignore=tests/kernel/test_fanotify.py",
+    "-p", "no:cacheprovider", "-o", "timeout=900",
     "--basetemp=/var/tmp/tests", "--durations=15", "--durations-min=2",
 )  # fmt: skip
 _SUMMARY = re.compile(

@@ -22,6 +22,7 @@ from pathlib import Path
 from tests.bench.block import quantile
 from tests.docker import images
 from tests.docker.client import Docker
+from tests.docker.engine import program
 from tests.docker.gated import GatedEngine, Keeper
 from tests.docker.sensor import Rote
 
@@ -48,6 +49,44 @@ def hook_seconds(hook: Path, bundle: Path) -> float:
     began = time.monotonic()
     subprocess.run([hook], input=state, check=True, timeout=60)
     return time.monotonic() - began
+
+
+class Bundle:
+    """A container without an engine, to time the runtime alone.
+
+    Args:
+        directory: to make it in.
+        cgroup: to put it below.
+    """
+
+    def __init__(self, directory: Path, cgroup: str) -> None:
+        self._directory = directory
+        self._state = directory / "state"
+        self._cgroup = cgroup
+        root = directory / "rootfs"
+        root.mkdir(parents=True)
+        subprocess.run(["tar", "-x", "-C", root], input=images.busybox_root(), check=True)
+        subprocess.run([program("runc"), "spec", "--bundle", directory], check=True, timeout=60)
+        self._spec = json.loads((directory / "config.json").read_text())
+
+    def create_seconds(self, runtime: str, number: int) -> float:
+        """How long `create` takes; its process waits to be started then, and is ended."""
+        identity = f"{number:064x}"
+        self._spec["process"] |= {"terminal": False, "args": ["sleep", "60"]}
+        self._spec["linux"]["cgroupsPath"] = f"{self._cgroup}/{identity}"
+        (self._directory / "config.json").write_text(json.dumps(self._spec))
+        call = [runtime, "--root", str(self._state)]
+        began = time.monotonic()
+        _quietly(*call, "create", "--bundle", str(self._directory), identity)
+        took = time.monotonic() - began
+        _quietly(*call, "delete", "--force", identity)
+        return took
+
+
+def _quietly(*command: str) -> None:
+    # No pipes: the container's process would keep them open.
+    nowhere = subprocess.DEVNULL
+    subprocess.run(command, stdin=nowhere, stdout=nowhere, check=True, timeout=60)
 
 
 def line(name: str, values: Sequence[float]) -> str:
@@ -94,6 +133,12 @@ def main() -> int:
         hook = gated.directory / "rote-hook"
         counts = rote.status()["gates"] if rote is not None else {}
         alone = [hook_seconds(hook, bundle) for _ in range(options.starts)]
+        direct = Bundle(gated.home / "direct", gated.engine.cgroup)
+        runtimes = {"runc": program("runc"), "rote": str(gated.directory / "rote-runtime")}
+        created: dict[str, list[float]] = {"runc": [], "rote": []}
+        for number in range(2 * options.starts):
+            name = list(created)[(number + number // 2) % 2]
+            created[name].append(direct.create_seconds(runtimes[name], number))
         empty = [_empty_seconds() for _ in range(options.starts)]
     finally:
         if rote is not None:
@@ -109,6 +154,8 @@ def main() -> int:
     sys.stdout.write(line("difference of a pair", differences))
     sys.stdout.write(line("the hook alone, no container", alone))
     sys.stdout.write(line("an empty program (/bin/true)", empty))
+    sys.stdout.write(line("runc create", created["runc"]))
+    sys.stdout.write(line("rote-runtime create", created["rote"]))
     if counts:
         mean = counts["all_seconds"] / counts["asked"] * 1000
         most = counts["slowest_seconds"] * 1000

@@ -379,6 +379,17 @@ def test_no_such_compiler(tmp_path: Path) -> None:
     assert Programs(tmp_path).kind() == ""
 
 
+@pytest.mark.parametrize("compiler", ["auto", "none"])
+def test_a_place_where_nothing_can_be_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str
+) -> None:
+    """No container would start; so nothing is installed."""
+    monkeypatch.setattr("sensor.images.admission.programs._runs", lambda _: False)
+    with pytest.raises(HostError, match="noexec"):
+        Programs(tmp_path).install(tmp_path, Path("/bin/true"), "open", compiler=compiler)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_path_with_a_line_break(tmp_path: Path) -> None:
     """It would be another setting."""
     with pytest.raises(BadInputError, match="line break"):

@@ -2,14 +2,14 @@
 """What gate.c does, for hosts without a C compiler: ``rote-hook`` and ``rote-runtime``.
 
 Stands alone: copied beside gate.conf, it is started by container runtimes and imports nothing of
-Rote. Where the two differ, gate.c is right. Costs some 20 ms a start more.
+Rote. Where the two differ, gate.c is right. Imports cost more than everything else here: json and
+socket bring regular expressions and enumerations along, 20 ms of them, so what they are made of is
+used instead. Who kills the runtime while it makes a container kills the real one with gate.c only.
 """
 
+import _socket
 import errno
-import json
 import os
-import signal
-import socket
 import sys
 import time
 
@@ -102,6 +102,44 @@ def read_file(path: str, limit: int) -> bytes:
         os.close(fd)
 
 
+def parse(data: bytes) -> dict[str, object]:
+    """What ``json.loads`` says of an object.
+
+    Raises:
+        ValueError: it is no JSON; TypeError: no object.
+    """
+    try:
+        from _json import make_scanner
+    except ImportError:  # another interpreter than CPython
+        import json
+
+        found = json.loads(data)
+    else:
+        text = data.decode().strip(" \t\r\n")
+        try:
+            # Typed for json's own decoder; what it reads of it, Context has.
+            found, end = make_scanner(Context)(text, 0)  # type: ignore[arg-type]
+        except (StopIteration, SystemError, RecursionError):
+            # SystemError: it looks for the error's class in json, which is not imported.
+            raise ValueError from None
+        if end != len(text):
+            raise ValueError
+    if not isinstance(found, dict):
+        raise TypeError
+    return found
+
+
+class Context:
+    """How the scanner makes values."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = float
+
+
 def failure_of(settings: Settings, identity: str) -> Failure:
     """What was chosen beforehand, for this container or for all."""
     names = ["default"]
@@ -126,7 +164,8 @@ def ask(path: str, gate: str, state: bytes, seconds: float) -> str:
         OSError: nobody answered; TimeoutError: not in time.
     """
     until = time.monotonic() + seconds + MARGIN
-    with socket.socket(socket.AF_UNIX) as connection:
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
         while True:
             connection.settimeout(max(0.001, until - time.monotonic()))
             try:
@@ -147,6 +186,8 @@ def ask(path: str, gate: str, state: bytes, seconds: float) -> str:
             if len(answer) >= ANSWER_MAX:
                 raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
         return answer.partition(b"\n")[0].decode(errors="replace")
+    finally:
+        connection.close()
 
 
 def refuse(message: str, bundle: str, leave_word: bool) -> int:
@@ -173,7 +214,7 @@ def hook_main(gate: str, leave_word: bool) -> int:
         state = b""  # the daemon says what is wrong with it, once
     identity = bundle = ""
     try:
-        found = json.loads(state)
+        found = parse(state)
         identity, bundle = str(found["id"]), str(found["bundle"])
     except (ValueError, KeyError, TypeError):
         pass  # the daemon's to say
@@ -224,6 +265,8 @@ class Call:
 
     def tell(self, message: str) -> None:
         """The last error in the runtime's log is what Docker shows: let it be the reason alone."""
+        import json
+
         text = json.dumps(message)
         line = f'{{"level":"error","msg":{text}}}' if self.log_json else f"level=error msg={text}"
         if not self.log:
@@ -239,6 +282,8 @@ class Call:
 
 def prepare_bundle(bundle: str) -> str:
     """Put the hook into a bundle; "" or what went wrong."""
+    import json
+
     path = f"{bundle}/config.json"
     name = f"{OWN_DIR}/rote-hook"
     try:
@@ -295,7 +340,6 @@ def runtime_main(arguments: list[str]) -> int:
     remove(word)
     child = os.fork()
     if not child:
-        die_with_parent()
         os._exit(run_real(settings, call, arguments))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     try:
@@ -308,13 +352,6 @@ def runtime_main(arguments: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def die_with_parent() -> None:
-    """Whoever kills us means the runtime."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
 def remove(path: str) -> None:
     """Remove a file if it is there."""
     try:
@@ -325,7 +362,10 @@ def remove(path: str) -> None:
 
 def main() -> int:
     """Which of the two it is, its name says."""
-    if os.path.basename(sys.argv[0]) == "rote-runtime":  # noqa: PTH119
+    name = os.path.basename(sys.argv[0])  # noqa: PTH119
+    if name == ".rote-gate":
+        return 0  # it is tried whether it runs at all, before it is put into its place
+    if name == "rote-runtime":
         return runtime_main(sys.argv[1:])
     gates = [text[7:] for text in sys.argv[1:] if text.startswith("--gate=")]
     return hook_main(gates[-1] if gates else "hook", "--word" in sys.argv[1:])

@@ -83,7 +83,7 @@ class Programs:
 
         Raises:
             BadInputError: a path holds a line break.
-            HostError: it cannot be compiled, nor is there Python.
+            HostError: it cannot be compiled, nor is there Python; or it cannot be executed there.
             StateError: the directory cannot be written.
         """
         for path in (run_dir, runtime, self.directory):
@@ -96,6 +96,12 @@ class Programs:
             if not (compiler != "none" and _compile(fresh, compiler)):
                 _copy_script(fresh)
             fresh.chmod(0o755)
+            if not _runs(fresh):
+                fresh.unlink()
+                raise HostError(
+                    f"{self.directory}: what lies there cannot be executed; expected a file system "
+                    "that is not mounted noexec"
+                )
             # Renamed, so that a start at this moment finds the old one or the new one, whole.
             fresh.replace(self.directory / _PROGRAM)
             for name in _NAMES:

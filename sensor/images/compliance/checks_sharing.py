@@ -138,10 +138,8 @@ def _propagation_oci(s: Subject) -> Verdict:
 # ---- namespaces ----------------------------------------------------------------------------------
 
 
-def _namespaces(s: Subject) -> dict[str, str] | None:
-    """Paths of the namespaces by kind; None where config.json says nothing of Linux."""
-    if "linux" not in s.spec:
-        return None
+def _namespaces(s: Subject) -> dict[str, str]:
+    """Paths of the namespaces by kind."""
     found = sections(s.spec, "linux", "namespaces")
     return {text(entry, "type"): text(entry, "path") for entry in found}
 
@@ -156,8 +154,6 @@ def _mode_is_host(field: str) -> Predicate:
 def _namespace_is_host(kind: str) -> Predicate:
     def look(s: Subject) -> Verdict:
         found = _namespaces(s)
-        if found is None:
-            return unknown("config.json has no linux part")
         if kind not in found:
             return failed(f"no {kind} namespace of its own")
         return fails_if(_HOST_NAMESPACE.match(found[kind]), f"{kind} namespace {found[kind]}")
@@ -192,8 +188,6 @@ def _joined_docker(s: Subject) -> Verdict:
 
 def _joined_oci(s: Subject) -> Verdict:
     found = _namespaces(s)
-    if found is None:
-        return unknown("config.json has no linux part")
     if any(note in section(s.spec, "annotations") for note in _POD_NOTES):
         return not_applicable("part of a pod, whose containers share namespaces")
     joined = [
@@ -244,21 +238,40 @@ def _default_network(s: Subject) -> Verdict:
     return fails_if(mode in ("", "default", "bridge"), f"network: {mode or 'default'}", mode)
 
 
+for _number, _writable in (("5.6", False), ("5.6w", True)):
+    by_container(
+        _number,
+        _sensitive(_binds_docker, writable=_writable),
+        _sensitive(_binds_oci, writable=_writable),
+        needs="Mounts",
+        oci_needs="mounts",
+    )
+by_container("5.8", _low_ports, needs="HostConfig.PortBindings", lacks=_NO_PORTS)
+by_container("5.9", _all_ports, needs="HostConfig.PublishAllPorts", lacks=_NO_PORTS)
+by_container("5.14", _everywhere, needs="HostConfig.PortBindings", lacks=_NO_PORTS)
+for _number, _field, _kind in (
+    ("5.10", "NetworkMode", "network"), ("5.16", "PidMode", "pid"), ("5.17", "IpcMode", "ipc"),
+    ("5.21", "UTSMode", "uts"),
+):  # fmt: skip
+    by_container(
+        _number, _mode_is_host(_field), _namespace_is_host(_kind), needs=f"HostConfig.{_field}"
+    )
 by_container(
-    "5.6", _sensitive(_binds_docker, writable=False), _sensitive(_binds_oci, writable=False)
+    "5.20", _propagation_docker, _propagation_oci, needs="Mounts", oci_needs="mounts linux"
 )
 by_container(
-    "5.6w", _sensitive(_binds_docker, writable=True), _sensitive(_binds_oci, writable=True)
+    "5.30",
+    _default_network,
+    needs="HostConfig.NetworkMode",
+    lacks="config.json does not say which network it is",
 )
-by_container("5.8", _low_ports, lacks=_NO_PORTS)
-by_container("5.9", _all_ports, lacks=_NO_PORTS)
-by_container("5.10", _mode_is_host("NetworkMode"), _namespace_is_host("network"))
-by_container("5.14", _everywhere, lacks=_NO_PORTS)
-by_container("5.16", _mode_is_host("PidMode"), _namespace_is_host("pid"))
-by_container("5.17", _mode_is_host("IpcMode"), _namespace_is_host("ipc"))
-by_container("5.20", _propagation_docker, _propagation_oci)
-by_container("5.21", _mode_is_host("UTSMode"), _namespace_is_host("uts"))
-by_container("5.30", _default_network, lacks="config.json does not say which network it is")
-by_container("5.32", _sockets(_binds_docker), _sockets(_binds_oci))
-by_container("X2", _cgroups_docker, _cgroups_oci)
-by_container("X5", _joined_docker, _joined_oci)
+by_container(
+    "5.32", _sockets(_binds_docker), _sockets(_binds_oci), needs="Mounts", oci_needs="mounts"
+)
+by_container("X2", _cgroups_docker, _cgroups_oci, needs="HostConfig.CgroupnsMode")
+by_container(
+    "X5",
+    _joined_docker,
+    _joined_oci,
+    needs="HostConfig.NetworkMode HostConfig.PidMode HostConfig.IpcMode",
+)

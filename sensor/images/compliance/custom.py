@@ -91,12 +91,17 @@ class CustomCheck:
         if code is None:
             return _error(err.decode())
         if code in (0, 1):
-            return Verdict(Status.FAIL if code else Status.PASS, line)
+            # Interpreters end with 1 when a script is broken, and say why elsewhere.
+            return Verdict(Status.FAIL, line or _first_line(err)) if code else _passed(line)
         if code == _TIMED_OUT:
             return _error(f"ended after {self.seconds:g} s")
         said = _first_line(err) or line
         what = "" if code == _NOT_STARTED else _ending(code)
         return _error(": ".join(part for part in (what, said) if part))
+
+
+def _passed(line: str) -> Verdict:
+    return Verdict(Status.PASS, line)
 
 
 def _ending(code: int) -> str:

@@ -248,6 +248,8 @@ OCI_WRONG: list[tuple[str, str, Any, str]] = [
     ("5.10", L + "namespaces", without_namespace("network"), "no network namespace of its own"),
     ("5.10", L + "namespaces", [{"type": "network", "path": "/proc/1/ns/net"}],
      "network namespace /proc/1/ns/net"),
+    ("5.10", L + "namespaces", [{"type": "network", "path": "/var/run/docker/netns/default"}],
+     "network namespace /var/run/docker/netns/default"),
     ("5.11", L + "resources.memory", ..., "linux.resources.memory.limit is not set"),
     ("5.11", L + "resources.memory.limit", -1, "linux.resources.memory.limit is not set"),
     ("5.12", L + "resources.cpu", {"shares": 1024}, "neither cpu.shares nor cpu.quota is set"),

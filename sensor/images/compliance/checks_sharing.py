@@ -37,7 +37,8 @@ SENSITIVE = frozenset({
     "/var/run/containerd",
 })  # fmt: skip
 _SOCKET = re.compile(r"/(?:docker|containerd|crio|podman|cri-dockerd)\.sock$")
-_HOST_NAMESPACE = re.compile(r"^/proc/(?:1|self)/ns/")
+# Docker keeps the host's own network under the name "default".
+_HOST_NAMESPACE = re.compile(r"^/proc/(?:1|self)/ns/|/netns/default$")
 _OF_A_PROCESS = re.compile(r"^/proc/\d+/ns/")
 # A pod's containers share its namespaces: that is what a pod is.
 _POD_NOTES = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")

@@ -90,18 +90,16 @@ class CustomCheck:
         line = _first_line(out)
         if code is None:
             return _error(err.decode())
-        if code in (0, 1):
-            # Interpreters end with 1 when a script is broken, and say why elsewhere.
-            return Verdict(Status.FAIL, line or _first_line(err)) if code else _passed(line)
+        if code == 0:
+            return Verdict(Status.PASS, line)
+        if code == 1:
+            # Interpreters end so when a script is broken, and say why elsewhere.
+            return Verdict(Status.FAIL, line or _first_line(err))
         if code == _TIMED_OUT:
             return _error(f"ended after {self.seconds:g} s")
         said = _first_line(err) or line
         what = "" if code == _NOT_STARTED else _ending(code)
         return _error(": ".join(part for part in (what, said) if part))
-
-
-def _passed(line: str) -> Verdict:
-    return Verdict(Status.PASS, line)
 
 
 def _ending(code: int) -> str:

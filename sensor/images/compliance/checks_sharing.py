@@ -157,7 +157,7 @@ def _namespace_is_host(kind: str) -> Predicate:
         found = _namespaces(s)
         if kind not in found:
             return failed(f"no {kind} namespace of its own")
-        return fails_if(_HOST_NAMESPACE.match(found[kind]), f"{kind} namespace {found[kind]}")
+        return fails_if(_HOST_NAMESPACE.search(found[kind]), f"{kind} namespace {found[kind]}")
 
     return look
 
@@ -194,7 +194,7 @@ def _joined_oci(s: Subject) -> Verdict:
     joined = [
         f"{kind} {path}"
         for kind in ("network", "pid", "ipc")
-        if _OF_A_PROCESS.match(path := found.get(kind, "")) and not _HOST_NAMESPACE.match(path)
+        if _OF_A_PROCESS.match(path := found.get(kind, "")) and not _HOST_NAMESPACE.search(path)
     ]
     return fails_if(joined, listed(joined))
 

@@ -94,7 +94,7 @@ def inventory_of(context: Any, /, wanted: Wanted) -> Inventory:
     if not what:
         raise UsageError("name an archive, a directory or an image, or give --from-sbom")
     with opened_cache(context) as cache:
-        if _is_there(Path(what)):
+        if is_there(Path(what)):
             with open_image(Path(what), wanted.image) as files:
                 return _kept_or_read(files, cache, wanted.fresh)
         if cache is not None and cached and (found := _by_id(cache, what)):
@@ -102,7 +102,8 @@ def inventory_of(context: Any, /, wanted: Wanted) -> Inventory:
         return asyncio.run(_of_engine(wanted, cache))
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Whether a path exists."""
     try:
         return path.exists()
     except OSError:
@@ -122,7 +123,7 @@ async def _of_engine(wanted: Wanted, cache: InventoryCache | None) -> Inventory:
     from sensor.images.sources import image_details, open_details
 
     what = wanted.what
-    engine = _engine(wanted.engine)
+    engine = engine_at(wanted.engine)
     if engine is None:
         raise ImageError(
             f"{what}: no such file, and neither Docker nor Podman answers here; expected an "
@@ -174,7 +175,7 @@ def opened_cache(context: Any, /) -> Iterator[InventoryCache | None]:
             cache.close()
 
 
-def _engine(address: str | None) -> DockerRuntime | None:
+def engine_at(address: str | None) -> DockerRuntime | None:
     """The runtime at an address, or the one that is there."""
     from sensor.containers.docker import DockerRuntime
 
@@ -188,7 +189,7 @@ def _engine(address: str | None) -> DockerRuntime | None:
 
 def unread(address: str | None) -> dict[str, str]:
     """Ids and names of the images that a runtime has; empty where none answers."""
-    engine = _engine(address)
+    engine = engine_at(address)
     if engine is None:
         return {}
 

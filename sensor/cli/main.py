@@ -12,6 +12,7 @@ from sensor import __version__
 from sensor.cli.audits import audits
 from sensor.cli.block import COMMANDS as BLOCK_COMMANDS
 from sensor.cli.channels import channels
+from sensor.cli.compliance import compliance
 from sensor.cli.containers import containers
 from sensor.cli.demo import demo
 from sensor.cli.doctor import doctor
@@ -88,7 +89,7 @@ for command in TRUST_COMMANDS:
     models.add_command(command)
 for command in (
     run, stop, status, doctor, containers, models, rules, session, audits, channels,
-    images, vulns, gate, *BLOCK_COMMANDS, evidence, unload, demo, completion, man,
+    images, vulns, compliance, gate, *BLOCK_COMMANDS, evidence, unload, demo, completion, man,
 ):  # fmt: skip
     rote.add_command(command)
 

@@ -1,38 +1,23 @@
 """A model as one page for a browser: nothing is loaded from elsewhere, nothing is executed.
 
-Names come from containers, and whoever is in one chooses them: each goes through ``_text``.
+Names come from containers, and whoever is in one chooses them: each goes through ``text``.
 """
 
 from __future__ import annotations
 
-import html
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from sensor.audits.formats import escape, when
+from sensor.audits.formats import when
 from sensor.cli import model_page
+from sensor.cli.html import head, table, text
 from sensor.models.diff import describe
 from sensor.models.keys import ExecKey, Program, WriteKey
 from sensor.models.model import Model
 
 _WIDTH, _HEIGHT, _MARGIN = 720, 240, 46
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
-       color: #1c2430; background: #fff }
-h2 { margin-top: 2.2rem; border-bottom: 1px solid #cdd5df }
-table { border-collapse: collapse; font-size: 14px }
-td, th { text-align: left; padding: .2rem .9rem .2rem 0; vertical-align: top }
-th { color: #5a6675; font-weight: 600 }
-tr:nth-child(even) td { background: #f5f7fa }
-code, .tree { font: 13px/1.5 ui-monospace, monospace; overflow-wrap: anywhere }
-.tree ul { list-style: none; margin: 0; padding-left: 1.4rem; border-left: 1px solid #dfe5ec }
-.tree > ul { border: 0; padding: 0 }
-small, .quiet { color: #5a6675 }
-.sentence { font-size: 1.15rem }
-svg { max-width: 100%; height: auto }
-"""
 
 
 def page(model: Model) -> str:
@@ -40,54 +25,43 @@ def page(model: Model) -> str:
     return "\n".join(_page(model)) + "\n"
 
 
-def _text(text: str) -> str:
-    return html.escape(escape(text), quote=True)
-
-
-def _code(text: str) -> str:
-    return f"<code>{_text(text)}</code>"
+def _code(value: str) -> str:
+    return f"<code>{text(value)}</code>"
 
 
 def _page(model: Model) -> Iterator[str]:
-    name = _text(model.name)
-    yield "<!doctype html>"
-    yield '<html lang="en"><head><meta charset="utf-8">'
-    yield (
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-    )
-    yield '<meta name="viewport" content="width=device-width">'
-    yield f"<title>Model of {name}</title><style>{_STYLE}</style></head><body>"
+    name = text(model.name)
+    yield from head(f"Model of {model.name}")
     yield f"<h1>{name}</h1>"
-    yield f'<p class="sentence">{_text(model_page.sentence(model))}</p>'
-    yield f"<p>{_text(model_page.origin(model))} {_text(model_page.horizon(model))}</p>"
+    yield f'<p class="sentence">{text(model_page.sentence(model))}</p>'
+    yield f"<p>{text(model_page.origin(model))} {text(model_page.horizon(model))}</p>"
     for lack in model_page.lacking(model):
-        yield f"<p>Lacking: {_text(lack)}</p>"
+        yield f"<p>Lacking: {text(lack)}</p>"
     yield f'<p class="quiet">id {_code(model.id)}</p>'
     yield "<h2>Discovery</h2>"
     yield from _curve(model)
     yield "<h2>Figures</h2>"
     cells = [
-        [_text(cell) for cell in model_page.figure_cells(row)] for row in model_page.figures(model)
+        [text(cell) for cell in model_page.figure_cells(row)] for row in model_page.figures(model)
     ]
-    yield from _table(model_page.FIGURES, cells)
-    yield f'<p class="quiet">{_text(model_page.FIGURES_MEAN)}</p>'
+    yield from table(model_page.FIGURES, cells)
+    yield f'<p class="quiet">{text(model_page.FIGURES_MEAN)}</p>'
     yield "<h2>Transitions</h2>"
-    yield from _table(
+    yield from table(
         ("time", "from", "to", "cause"),
-        [map(_text, (when(t.time_ns), t.old, t.new, t.cause)) for t in model.history],
+        [map(text, (when(t.time_ns), t.old, t.new, t.cause)) for t in model.history],
     )
     yield "<h2>Processes: who executes whom</h2>"
     yield from _processes(model)
     yield "<h2>Written paths</h2>"
     yield from _paths(model)
     yield f"<h2>Every key, with its evidence ({len(model.keys)})</h2>"
-    yield from _table(
+    yield from table(
         ("key", "evidence", "last seen"),
         [
             (
                 _code(describe(key)),
-                _text(model_page.seen(model, key, evidence)),
+                text(model_page.seen(model, key, evidence)),
                 when(evidence.last_ns),
             )
             for key, evidence in sorted(model.keys.items(), key=lambda pair: describe(pair[0]))
@@ -102,14 +76,6 @@ def _page(model: Model) -> Iterator[str]:
             yield from (f"<li>{_code(describe(key))}</li>" for key in sorted(others, key=describe))
             yield "</ul>"
     yield "</body></html>"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    """Cells are markup already."""
-    yield "<table><tr>" + "".join(f"<th>{name}</th>" for name in columns) + "</tr>"
-    for row in rows:
-        yield "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
-    yield "</table>"
 
 
 def _curve(model: Model) -> Iterator[str]:
@@ -173,7 +139,7 @@ def _process(
         program, remarks = item
         again = program in shown and program in below
         more = ' <small class="quiet">see above</small>' if again else ""
-        yield f"<li>{_text(str(program) or '(runtime)')}{remarks}{more}"
+        yield f"<li>{text(str(program) or '(runtime)')}{remarks}{more}"
         if program in shown or program not in below:
             shown.add(program)
             yield "</li>"
@@ -182,7 +148,7 @@ def _process(
         yield "<ul>"
         pending.append("</ul></li>")
         for key in reversed(below[program]):
-            said = _text(", ".join(model_page.remarks_on(model, key)))
+            said = text(", ".join(model_page.remarks_on(model, key)))
             pending.append((key.program, f" <small>[{said}]</small>"))
 
 
@@ -213,7 +179,7 @@ def _directory(name: str, node: _Node) -> Iterator[str]:
     for key in node.writers:
         by[str(key.program)].append((key.operation.name or "").lower())
     said = "; ".join(f"{program}: {', '.join(ways)}" for program, ways in by.items())
-    yield f"<li>{_text(name or '/')}" + (f" <small>{_text(said)}</small>" if said else "")
+    yield f"<li>{text(name or '/')}" + (f" <small>{text(said)}</small>" if said else "")
     if node.children:
         yield "<ul>"
         for part, child in sorted(node.children.items()):

@@ -296,6 +296,11 @@ class DockerRuntime:
         found: dict[str, Any] | None = await self._get(f"/images/{image_id}/json")
         return found
 
+    async def image_history(self, image_id: str) -> list[dict[str, Any]]:
+        """The steps that made an image, the last one first; empty for one that is not there."""
+        found: list[dict[str, Any]] | None = await self._get(f"/images/{image_id}/history")
+        return found or []
+
     async def changes(self, container_id: str) -> list[tuple[str, str]]:
         """See ``Control.changes``."""
         # Comparing a large file system takes a while.
@@ -325,6 +330,15 @@ class DockerRuntime:
         """
         found: list[dict[str, Any]] | None = await self._get("/images/json")
         return found or []
+
+    async def container_ids(self) -> list[str]:
+        """Ids of all containers, running or not.
+
+        Raises:
+            RuntimeUnavailableError: no answer or a refusal.
+        """
+        found: list[dict[str, Any]] | None = await self._get("/containers/json", all="1")
+        return [str(entry["Id"]) for entry in found or ()]
 
     async def _stream(self, path: str) -> AsyncIterator[bytes]:
         try:

@@ -46,6 +46,7 @@ class ImageFiles:
         layers: diff ids, lowest first.
         omissions: what of it cannot be read.
         stack: what has to be closed.
+        config: the configuration of the image; empty when it has none.
     """
 
     tree: Tree
@@ -55,6 +56,7 @@ class ImageFiles:
     layers: tuple[str, ...] = ()
     omissions: Omissions = field(default_factory=Omissions)
     stack: ExitStack = field(default_factory=ExitStack)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def close(self) -> None:
         """Let go of what is open."""
@@ -175,8 +177,10 @@ class _Store:
         """The image of a configuration and its layers, given by their names, lowest first."""
         data = self.bytes(config)
         omissions = self.tree.omissions
+        facts: Any = {}
         try:
-            diff_ids = [str(diff) for diff in orjson.loads(data)["rootfs"]["diff_ids"]]
+            facts = orjson.loads(data)
+            diff_ids = [str(diff) for diff in facts["rootfs"]["diff_ids"]]
         except (orjson.JSONDecodeError, KeyError, TypeError) as error:
             omissions.add(config, f"the configuration does not name its layers: {error}")
             diff_ids = []
@@ -205,6 +209,7 @@ class _Store:
             source,
             tuple(printable(diff) for diff in diff_ids),
             omissions,
+            config=facts if isinstance(facts, Mapping) else {},
         )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sensor.images.compliance.subject import Subject
-from sensor.images.compliance.values import OddValueError, at
+from sensor.images.compliance.values import OddValueError, section
 from sensor.rules.checks import CHECKS, Check
 
 
@@ -69,13 +70,21 @@ class _Looks:
     oci: Predicate | None = None
     image: Predicate | None = None
     lacks: str = ""
+    docker_needs: tuple[str, ...] = ()
+    oci_needs: tuple[str, ...] = ()
 
 
 _LOOKS: dict[str, _Looks] = {}
 
 
 def by_container(
-    number: str, docker: Predicate, oci: Predicate | None = None, lacks: str = ""
+    number: str,
+    docker: Predicate,
+    oci: Predicate | None = None,
+    *,
+    needs: str = "",
+    oci_needs: str = "linux",
+    lacks: str = "",
 ) -> None:
     """Define a check of a container.
 
@@ -83,9 +92,12 @@ def by_container(
         number: id of the check.
         docker: asked when there is Docker's inspection.
         oci: asked when there is a ``config.json``.
+        needs: what an inspection must have for it, as paths; fields that engines always write.
+        oci_needs: what a ``config.json`` must have for it.
         lacks: what a ``config.json`` does not say, where ``oci`` is None.
     """
-    _LOOKS[number] = _Looks(docker=docker, oci=oci, lacks=lacks)
+    wants = tuple(needs.split())
+    _LOOKS[number] = _Looks(docker, oci, None, lacks, wants, tuple(oci_needs.split()))
 
 
 def by_image(number: str, image: Predicate) -> None:
@@ -108,28 +120,29 @@ def run(check: Check, subject: Subject) -> Verdict:
     found = None
     if subject.inspected:
         assert looks.docker is not None
-        found = _ask(_with_host_config(looks.docker), subject)
+        found = _ask(looks.docker, subject, subject.inspected, looks.docker_needs)
         if found.status is not Status.UNKNOWN:
             return found
     if subject.spec:
         if looks.oci is None:
             return found or unknown(looks.lacks)
-        other = _ask(looks.oci, subject)
+        other = _ask(looks.oci, subject, subject.spec, looks.oci_needs)
         return found if found is not None and other.status is Status.UNKNOWN else other
     return found or unknown("neither an inspection nor a config.json of the container")
 
 
-def _with_host_config(predicate: Predicate) -> Predicate:
-    def ask(subject: Subject) -> Verdict:
-        if at(subject.inspected, "HostConfig") is None:
-            return unknown("the inspection has no HostConfig")
-        return predicate(subject)
-
-    return ask
-
-
-def _ask(predicate: Predicate, subject: Subject) -> Verdict:
+def _ask(
+    predicate: Predicate,
+    subject: Subject,
+    told: Mapping[str, Any] | None = None,
+    needs: tuple[str, ...] = (),
+) -> Verdict:
     try:
+        for need in needs:
+            *path, last = need.split(".")
+            if last not in section(told, *path):
+                what = "the inspection" if told is subject.inspected else "config.json"
+                return unknown(f"{what} has no {need}")
         return predicate(subject)
     except OddValueError as error:
         return unknown(str(error))

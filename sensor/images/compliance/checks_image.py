@@ -26,7 +26,8 @@ _NO_FACTS = "the files of the image were not looked at"
 _NO_HISTORY = "the history of the image is not known"
 # What builders write in front of a step: the classic one, BuildKit, Buildah.
 _PREFIX = re.compile(
-    r"^(?:\|\d+ .*? )?(?:RUN\s+)?(?:/bin/(?:ba|da|a)?sh\s+-\w*c\s+)?(?:#\(nop\)\s+)?", re.DOTALL
+    r"^(?:RUN\s+)?(?:\|\d+ .*?(?=/bin/))?(?:/bin/(?:ba|da|a)?sh\s+-\w*c\s+)?(?:#\(nop\)\s+)?",
+    re.DOTALL,
 )
 _SUFFIX = re.compile(r"\s*# buildkit\s*$")
 _ADD = re.compile(r"ADD\s+\S")

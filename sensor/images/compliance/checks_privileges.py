@@ -16,7 +16,6 @@ from sensor.images.compliance.check import (
 )
 from sensor.images.compliance.subject import Subject
 from sensor.images.compliance.values import (
-    OddValueError,
     flag,
     items,
     listed,
@@ -249,16 +248,12 @@ def is_root(user: str) -> bool:
 
 
 def _root_docker(s: Subject) -> Verdict:
-    if "Config" not in s.inspected:
-        raise OddValueError("the inspection has no Config")
     user = text(s.inspected, "Config", "User")
     return fails_if(is_root(user), f"user: {user or 'not set, so root'}", f"user: {user}")
 
 
 def _root_oci(s: Subject) -> Verdict:
     uid = number(s.spec, "process", "user", "uid")
-    if uid is None and "process" not in s.spec:
-        return unknown("config.json has no process")
     return fails_if(not uid, "process.user.uid is 0", f"uid {uid}")
 
 
@@ -275,14 +270,46 @@ def _userns_oci(s: Subject) -> Verdict:
     return fails_if("user" not in kinds, "no user namespace, though the daemon remaps users")
 
 
-by_container("5.2", _apparmor_docker, _apparmor_oci)
-by_container("5.3", _selinux_docker, _selinux_oci)
-by_container("5.4", _capabilities_docker, _capabilities_oci)
-by_container("5.5", _privileged_docker, _privileged_oci)
-by_container("5.18", _devices_docker, _devices_oci)
-by_container("5.22", _seccomp_docker, _seccomp_oci)
-by_container("5.26", _new_privileges_docker, _new_privileges_oci)
-by_container("5.31", _userns_docker, _userns_oci)
-by_container("596", _raw_docker, _raw_oci)
-by_container("599", _root_docker, _root_oci)
-by_container("X1", _masks_docker, _masks_oci)
+by_container(
+    "5.2", _apparmor_docker, _apparmor_oci, needs="HostConfig.SecurityOpt", oci_needs="process"
+)
+by_container(
+    "5.3", _selinux_docker, _selinux_oci, needs="HostConfig.SecurityOpt", oci_needs="process"
+)
+by_container(
+    "5.4",
+    _capabilities_docker,
+    _capabilities_oci,
+    needs="HostConfig.CapAdd HostConfig.Privileged",
+    oci_needs="process",
+)
+by_container(
+    "5.5",
+    _privileged_docker,
+    _privileged_oci,
+    needs="HostConfig.Privileged",
+    oci_needs="process linux",
+)
+by_container(
+    "5.18", _devices_docker, _devices_oci, needs="HostConfig.Devices HostConfig.Privileged"
+)
+by_container(
+    "5.22", _seccomp_docker, _seccomp_oci, needs="HostConfig.SecurityOpt HostConfig.Privileged"
+)
+by_container(
+    "5.26",
+    _new_privileges_docker,
+    _new_privileges_oci,
+    needs="HostConfig.SecurityOpt",
+    oci_needs="process",
+)
+by_container("5.31", _userns_docker, _userns_oci, needs="HostConfig.UsernsMode")
+by_container(
+    "596",
+    _raw_docker,
+    _raw_oci,
+    needs="HostConfig.CapAdd HostConfig.CapDrop HostConfig.Privileged",
+    oci_needs="process",
+)
+by_container("599", _root_docker, _root_oci, needs="Config.User", oci_needs="process")
+by_container("X1", _masks_docker, _masks_oci, needs="HostConfig.Privileged")

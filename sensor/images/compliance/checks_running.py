@@ -27,7 +27,8 @@ from sensor.images.compliance.values import (
 )
 
 _SSH = frozenset({"sshd", "dropbear"})
-_WORD = re.compile(r"[^\s;&|()'\"]+")
+# What is executed in an argument, which may be a line for a shell.
+_COMMAND = re.compile(r"(?:^|[;&|(])\s*(?:(?:exec|nohup|setsid|sudo)\s+)*([^\s;&|()'\"]+)")
 _RETRIES = range(1, 6)
 _DEFAULT_SHARES = (None, 0, 1024)
 _OWN_SYSCTL = re.compile(r"kernel\.(?:shm\w+|shm_\w+|msg\w+|sem|domainname)$")
@@ -137,7 +138,7 @@ def _cgroup_oci(s: Subject) -> Verdict:
 
 def _ssh(words: list[str]) -> Verdict:
     found = [
-        part for word in words for part in _WORD.findall(word) if part.rpartition("/")[2] in _SSH
+        part for word in words for part in _COMMAND.findall(word) if part.rpartition("/")[2] in _SSH
     ]
     return fails_if(found, listed(found))
 
@@ -146,12 +147,12 @@ def _ssh_docker(s: Subject) -> Verdict:
     if "Path" in s.inspected or "Args" in s.inspected:
         return _ssh([text(s.inspected, "Path"), *texts(s.inspected, "Args")])
     config = section(s.inspected, "Config")
-    return _ssh([*texts(config, "Entrypoint"), *texts(config, "Cmd")])
+    words = [*texts(config, "Entrypoint"), *texts(config, "Cmd")]
+    return _ssh(words) if words else unknown("the inspection does not say what is executed")
 
 
 def _ssh_oci(s: Subject) -> Verdict:
-    args = texts(s.spec, "process", "args")
-    return _ssh(args) if args else unknown("config.json has no process.args")
+    return _ssh(texts(s.spec, "process", "args"))
 
 
 def _restart(s: Subject) -> Verdict:
@@ -166,7 +167,13 @@ def _health(s: Subject) -> Verdict:
     return fails_if(not test or test[0] == "NONE", "disabled" if test else "none is set")
 
 
-def _runtime(s: Subject) -> Verdict:
+def _runtime_oci(s: Subject) -> Verdict:
+    if not s.host.gated_runtimes:
+        return not_applicable("no runtime of this host is a gate")
+    return unknown("config.json does not name the runtime")
+
+
+def _runtime_docker(s: Subject) -> Verdict:
     if not s.host.gated_runtimes:
         return not_applicable("no runtime of this host is a gate")
     name = text(s.inspected, "HostConfig", "Runtime")
@@ -197,14 +204,10 @@ def _version_oci(s: Subject) -> Verdict:
 
 
 def _secrets_docker(s: Subject) -> Verdict:
-    if "Config" not in s.inspected:
-        return unknown("the inspection has no Config")
     return _secrets(texts(s.inspected, "Config", "Env"))
 
 
 def _secrets_oci(s: Subject) -> Verdict:
-    if "process" not in s.spec:
-        return unknown("config.json has no process")
     return _secrets(texts(s.spec, "process", "env"))
 
 
@@ -213,17 +216,19 @@ def _secrets(environment: list[str]) -> Verdict:
     return fails_if(found, listed(found))
 
 
-by_container("5.7", _ssh_docker, _ssh_oci)
-by_container("5.11", _memory_docker, _memory_oci)
-by_container("5.12", _cpu_docker, _cpu_oci)
-by_container("5.13", _root_docker, _root_oci)
-by_container("5.15", _restart, lacks="config.json says nothing of restarts")
-by_container("5.19", _ulimits_docker, _ulimits_oci)
-by_container("5.25", _cgroup_docker, _cgroup_oci)
-by_container("5.27", _health, lacks="config.json says nothing of health checks")
-by_container("5.28", _version_docker, _version_oci)
-by_container("5.29", _pids_docker, _pids_oci)
-by_container("597", _secrets_docker, _secrets_oci)
-by_container("X3", _oom_docker, _oom_oci)
-by_container("X4", _sysctl_docker, _sysctl_oci)
-by_container("X6", _runtime, lacks="config.json does not name the runtime")
+by_container("5.7", _ssh_docker, _ssh_oci, oci_needs="process.args")
+by_container("5.11", _memory_docker, _memory_oci, needs="HostConfig.Memory")
+by_container("5.12", _cpu_docker, _cpu_oci, needs="HostConfig.CpuShares")
+by_container("5.13", _root_docker, _root_oci, needs="HostConfig.ReadonlyRootfs", oci_needs="root")
+by_container(
+    "5.15", _restart, needs="HostConfig.RestartPolicy", lacks="config.json says nothing of restarts"
+)
+by_container("5.19", _ulimits_docker, _ulimits_oci, needs="HostConfig.Ulimits", oci_needs="process")
+by_container("5.25", _cgroup_docker, _cgroup_oci, needs="HostConfig.CgroupParent")
+by_container("5.27", _health, needs="Config", lacks="config.json says nothing of health checks")
+by_container("5.28", _version_docker, _version_oci, oci_needs="")
+by_container("5.29", _pids_docker, _pids_oci, needs="HostConfig.PidsLimit")
+by_container("597", _secrets_docker, _secrets_oci, needs="Config.Env", oci_needs="process")
+by_container("X3", _oom_docker, _oom_oci, needs="HostConfig.OomScoreAdj", oci_needs="process linux")
+by_container("X4", _sysctl_docker, _sysctl_oci, needs="HostConfig")
+by_container("X6", _runtime_docker, _runtime_oci, needs="HostConfig", oci_needs="")

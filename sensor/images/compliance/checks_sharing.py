@@ -37,7 +37,8 @@ SENSITIVE = frozenset({
     "/var/run/containerd",
 })  # fmt: skip
 _SOCKET = re.compile(r"/(?:docker|containerd|crio|podman|cri-dockerd)\.sock$")
-_HOST_NAMESPACE = re.compile(r"^/proc/(?:1|self)/ns/")
+# Docker keeps the host's own network under the name "default".
+_HOST_NAMESPACE = re.compile(r"^/proc/(?:1|self)/ns/|/netns/default$")
 _OF_A_PROCESS = re.compile(r"^/proc/\d+/ns/")
 # A pod's containers share its namespaces: that is what a pod is.
 _POD_NOTES = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
@@ -138,10 +139,8 @@ def _propagation_oci(s: Subject) -> Verdict:
 # ---- namespaces ----------------------------------------------------------------------------------
 
 
-def _namespaces(s: Subject) -> dict[str, str] | None:
-    """Paths of the namespaces by kind; None where config.json says nothing of Linux."""
-    if "linux" not in s.spec:
-        return None
+def _namespaces(s: Subject) -> dict[str, str]:
+    """Paths of the namespaces by kind."""
     found = sections(s.spec, "linux", "namespaces")
     return {text(entry, "type"): text(entry, "path") for entry in found}
 
@@ -156,11 +155,9 @@ def _mode_is_host(field: str) -> Predicate:
 def _namespace_is_host(kind: str) -> Predicate:
     def look(s: Subject) -> Verdict:
         found = _namespaces(s)
-        if found is None:
-            return unknown("config.json has no linux part")
         if kind not in found:
             return failed(f"no {kind} namespace of its own")
-        return fails_if(_HOST_NAMESPACE.match(found[kind]), f"{kind} namespace {found[kind]}")
+        return fails_if(_HOST_NAMESPACE.search(found[kind]), f"{kind} namespace {found[kind]}")
 
     return look
 
@@ -192,14 +189,12 @@ def _joined_docker(s: Subject) -> Verdict:
 
 def _joined_oci(s: Subject) -> Verdict:
     found = _namespaces(s)
-    if found is None:
-        return unknown("config.json has no linux part")
     if any(note in section(s.spec, "annotations") for note in _POD_NOTES):
         return not_applicable("part of a pod, whose containers share namespaces")
     joined = [
         f"{kind} {path}"
         for kind in ("network", "pid", "ipc")
-        if _OF_A_PROCESS.match(path := found.get(kind, "")) and not _HOST_NAMESPACE.match(path)
+        if _OF_A_PROCESS.match(path := found.get(kind, "")) and not _HOST_NAMESPACE.search(path)
     ]
     return fails_if(joined, listed(joined))
 
@@ -244,21 +239,40 @@ def _default_network(s: Subject) -> Verdict:
     return fails_if(mode in ("", "default", "bridge"), f"network: {mode or 'default'}", mode)
 
 
+for _number, _writable in (("5.6", False), ("5.6w", True)):
+    by_container(
+        _number,
+        _sensitive(_binds_docker, writable=_writable),
+        _sensitive(_binds_oci, writable=_writable),
+        needs="Mounts",
+        oci_needs="mounts",
+    )
+by_container("5.8", _low_ports, needs="HostConfig.PortBindings", lacks=_NO_PORTS)
+by_container("5.9", _all_ports, needs="HostConfig.PublishAllPorts", lacks=_NO_PORTS)
+by_container("5.14", _everywhere, needs="HostConfig.PortBindings", lacks=_NO_PORTS)
+for _number, _field, _kind in (
+    ("5.10", "NetworkMode", "network"), ("5.16", "PidMode", "pid"), ("5.17", "IpcMode", "ipc"),
+    ("5.21", "UTSMode", "uts"),
+):  # fmt: skip
+    by_container(
+        _number, _mode_is_host(_field), _namespace_is_host(_kind), needs=f"HostConfig.{_field}"
+    )
 by_container(
-    "5.6", _sensitive(_binds_docker, writable=False), _sensitive(_binds_oci, writable=False)
+    "5.20", _propagation_docker, _propagation_oci, needs="Mounts", oci_needs="mounts linux"
 )
 by_container(
-    "5.6w", _sensitive(_binds_docker, writable=True), _sensitive(_binds_oci, writable=True)
+    "5.30",
+    _default_network,
+    needs="HostConfig.NetworkMode",
+    lacks="config.json does not say which network it is",
 )
-by_container("5.8", _low_ports, lacks=_NO_PORTS)
-by_container("5.9", _all_ports, lacks=_NO_PORTS)
-by_container("5.10", _mode_is_host("NetworkMode"), _namespace_is_host("network"))
-by_container("5.14", _everywhere, lacks=_NO_PORTS)
-by_container("5.16", _mode_is_host("PidMode"), _namespace_is_host("pid"))
-by_container("5.17", _mode_is_host("IpcMode"), _namespace_is_host("ipc"))
-by_container("5.20", _propagation_docker, _propagation_oci)
-by_container("5.21", _mode_is_host("UTSMode"), _namespace_is_host("uts"))
-by_container("5.30", _default_network, lacks="config.json does not say which network it is")
-by_container("5.32", _sockets(_binds_docker), _sockets(_binds_oci))
-by_container("X2", _cgroups_docker, _cgroups_oci)
-by_container("X5", _joined_docker, _joined_oci)
+by_container(
+    "5.32", _sockets(_binds_docker), _sockets(_binds_oci), needs="Mounts", oci_needs="mounts"
+)
+by_container("X2", _cgroups_docker, _cgroups_oci, needs="HostConfig.CgroupnsMode")
+by_container(
+    "X5",
+    _joined_docker,
+    _joined_oci,
+    needs="HostConfig.NetworkMode HostConfig.PidMode HostConfig.IpcMode",
+)

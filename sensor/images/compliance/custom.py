@@ -90,8 +90,11 @@ class CustomCheck:
         line = _first_line(out)
         if code is None:
             return _error(err.decode())
-        if code in (0, 1):
-            return Verdict(Status.FAIL if code else Status.PASS, line)
+        if code == 0:
+            return Verdict(Status.PASS, line)
+        if code == 1:
+            # Interpreters end so when a script is broken, and say why elsewhere.
+            return Verdict(Status.FAIL, line or _first_line(err))
         if code == _TIMED_OUT:
             return _error(f"ended after {self.seconds:g} s")
         said = _first_line(err) or line

@@ -16,12 +16,13 @@ OCSF: dict[str, Any] = json.loads((HERE / "ocsf-1.8.0.json").read_text(encoding=
 ECS: dict[str, Any] = json.loads((HERE / "ecs-9.4.json").read_text(encoding="utf-8"))
 FALCO: dict[str, Any] = json.loads((HERE / "falco.json").read_text(encoding="utf-8"))
 
+_CLASSES = {2003: "compliance_finding", 2004: "detection_finding"}
 _OTHER = 99  # an enum's value whose text is the producer's own
 
 
 def ocsf_errors(finding: dict[str, Any]) -> list[str]:
-    """What is wrong with a detection finding, by the rules of its schema."""
-    schema = OCSF["classes"]["detection_finding"]
+    """What is wrong with a finding, by the rules of its class."""
+    schema = OCSF["classes"][_CLASSES[finding["class_uid"]]]
     profiles = set(finding.get("metadata", {}).get("profiles", []))
     errors = list(_ocsf_object(finding, schema, profiles, ""))
     if finding.get("metadata", {}).get("version") != OCSF["version"]:

@@ -421,3 +421,16 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     """Orders 5.9 before 5.10."""
     parts: Iterable[str] = re.findall(r"\d+|\D+", name)
     return tuple((0, int(p), "") if p.isdecimal() and p.isascii() else (1, 0, p) for p in parts)
+
+
+def markdown() -> str:
+    """All checks as the table of docs/compliance.md."""
+    lines = [
+        "| id | severity | fails where | what that allows | what to do |",
+        "|---|---|---|---|---|",
+    ]
+    for check in sorted(CHECKS.values(), key=lambda check: natural(check.id)):
+        alias = f" ({check.alias})" if check.alias else ""
+        cells = (check.id + alias, check.severity, check.title, check.why, check.remedy)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

@@ -354,7 +354,10 @@ def test_an_image_fails(number: str, path: str, value: Any, evidence: str) -> No
 @pytest.mark.parametrize("number", sorted(CHECKS))
 def test_what_is_right_passes(number: str) -> None:
     """In each shape; what a config.json does not say is not known, and is not passed."""
-    images = [{"image": IMAGE}, {"image": OCI_IMAGE, "reference": "registry.example/web:1.2"}]
+    images: list[dict[str, Any]] = [
+        {"image": IMAGE},
+        {"image": OCI_IMAGE, "reference": "registry.example/web:1.2"},
+    ]
     if number in IMAGE_CHECKS:
         for known in images:
             assert verdict(number, facts=FACTS, **known)[0] == "pass", known
@@ -393,9 +396,9 @@ def test_what_is_not_known_does_not_pass(number: str) -> None:
 )
 def test_what_lies_in_an_image(number: str, facts: dict[str, Any], evidence: str) -> None:
     """Found is found, also when not all was read; nothing found in a part is not known."""
-    known = {"expected": 9, "compared": 9, "hash_list": "x"}
+    known: dict[str, Any] = {"expected": 9, "compared": 9, "hash_list": "x"}
     assert verdict(number, facts=ImageFacts(**{**known, **facts})) == ("fail", evidence)
-    warned = {"warnings": (Omission("/big", "not hashed"),), "complete": False}
+    warned: dict[str, Any] = {"warnings": (Omission("/big", "not hashed"),), "complete": False}
     assert verdict(number, facts=ImageFacts(**{**known, **facts, **warned}))[0] == "fail"
     status, why = verdict(number, facts=ImageFacts(**{**known, **warned}))
     assert (status, "/big: not hashed" in why) == ("unknown", True)

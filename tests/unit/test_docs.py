@@ -13,6 +13,7 @@ from sensor.channels.files import read_channels, schema
 from sensor.channels.template import MACROS
 from sensor.events import OperationClass, Origin
 from sensor.models.model import ModelState
+from sensor.rules.checks import markdown
 
 ROOT = Path(__file__).parents[2]
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
@@ -74,3 +75,8 @@ def test_every_type_of_channel_has_an_example_that_is_read(tmp_path: Path) -> No
         types |= {channel.type for channel in read_channels(path)}
     assert types == set(schema()["properties"]["channels"]["items"]["discriminator"]["mapping"])
     assert [name for name in MACROS if f"`{name}`" not in PAGES["channels"]] == []
+
+
+def test_every_compliance_check_is_in_the_documentation() -> None:
+    """scripts/gen-docs writes the table."""
+    assert f"<!-- checks -->\n{markdown()}<!-- end of checks -->\n" in PAGES["compliance"]

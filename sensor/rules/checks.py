@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from sensor.yamlfiles import nearest
 
@@ -417,6 +418,7 @@ def sort_key(check: Check) -> tuple[int, tuple[tuple[int, int, str], ...]]:
     return (-check.rank, natural(check.id))
 
 
+@cache
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     """Orders 5.9 before 5.10."""
     parts: Iterable[str] = re.findall(r"\d+|\D+", name)

@@ -167,6 +167,9 @@ class Daemon:
             await server.start()
             await responders.blocker.resume()
             await gates.start()
+            responders.held_watchers.append(gates.blocked)
+            for identity in responders.blocker.blocked_ids():
+                gates.blocked(identity, held=True)
             channels.start()
             self._banner(pipeline)
             try:

@@ -167,6 +167,7 @@ class Daemon:
             await server.start()
             await responders.blocker.resume()
             await gates.start()
+            responders.tell_held(gates.blocked)
             channels.start()
             self._banner(pipeline)
             try:

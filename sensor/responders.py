@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from sensor.audits.audit import Audit, Guarantee
@@ -59,6 +60,7 @@ class Responders:
     ) -> None:
         self._pipeline = pipeline
         self.watchers: list[OnChange] = []  # who else is told of containers
+        self._held_watchers: list[Callable[[str, bool], None]] = []  # and of what is blocked
         self._controls = {r.name: r for r in runtimes if isinstance(r, Control)}
         store = RecordStore(settings.blocked_db)
         stack.callback(store.close)
@@ -143,11 +145,19 @@ class Responders:
         else:
             self.blocker.violation(container, audit, rule.name, grace_seconds=rule.grace_seconds)
 
-    def _on_held(self, container_id: str, _held: bool) -> None:
+    def tell_held(self, watcher: Callable[[str, bool], None]) -> None:
+        """Tell somebody which containers are blocked, now and from now on."""
+        self._held_watchers.append(watcher)
+        for identity in self.blocker.blocked_ids():
+            watcher(identity, True)
+
+    def _on_held(self, container_id: str, held: bool) -> None:
         """Let the kernel know whether a container may start.
 
         One that still runs goes on under its rule: it may have a while to end by itself.
         """
+        for watcher in self._held_watchers:
+            watcher(container_id, held)
         for blocked in self.blocker.records():
             if blocked.id == container_id:
                 self._pipeline.expect_again(blocked.container)

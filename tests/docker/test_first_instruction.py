@@ -88,7 +88,7 @@ def test_an_unknown_program_as_the_first_act_of_a_new_container(
 
 
 def test_what_was_blocked_does_not_start(gated: tuple[Docker, Rote]) -> None:
-    """Its first process ends before the gate is asked, or the gate refuses; unblocked, it runs."""
+    """Its user reads why; once a person lets it, it does."""
     docker, rote = gated
     rote.start()
     container = docker.run(images.BUSYBOX, "sleep", "600", options=("--network", "none"))
@@ -96,6 +96,11 @@ def test_what_was_blocked_does_not_start(gated: tuple[Docker, Rote]) -> None:
     rote("block", container.name, "--reason", "test", "--no-evidence")
     refused = docker.complete("start", container.id)
     assert refused.returncode != 0
+    short = container.id[:12]
+    assert (
+        f"rote: {short} was taken out of service: rote blocked show {short} says why, "
+        f"rote unblock {short} lets it run" in refused.stderr
+    )
     assert not container.pid
     rote("unblock", container.name, "--start")
     rote.wait_for(lambda: rote.watches(container.id), seconds=20, what="it to run again")

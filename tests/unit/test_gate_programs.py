@@ -201,6 +201,27 @@ def test_the_container_s_own_choice_comes_first(gate: tuple[Programs, Path]) -> 
     assert _hook(gate[0], _state()).returncode == 1, "an earlier daemon's files count no more"
 
 
+def test_what_is_out_of_service_is_refused_without_asking(
+    gate: tuple[Programs, Path], tmp_path: Path
+) -> None:
+    """By the hook and by the runtime, also while no daemon lives; until it may run again."""
+    files = FailureFiles(gate[1])
+    files.start(Failure(True, 5, "all"))
+    files.bar(ID, "it was taken\nout of service")
+    files.put(ID, Failure(True, 5, "this"))
+    message = "rote: it was taken out of service"
+    done = _hook(gate[0], _state())
+    assert (done.returncode, done.stderr) == (1, f"{message}\n")
+    log = tmp_path / "log"
+    assert _create(gate[0], _bundle(tmp_path, "{}"), log).returncode == 1
+    assert json.loads(log.read_text()) == {"level": "error", "msg": message}
+    assert (tmp_path / "config.json").read_text() == "{}"
+    files.unbar(ID)
+    assert _hook(gate[0], _state()).returncode == 0
+    files.put(ID, Failure(False, 5, "this"))
+    assert "rule this" in _hook(gate[0], _state()).stderr
+
+
 def test_closed_by_installation(gate: tuple[Programs, Path]) -> None:
     """Where no daemon ever wrote anything."""
     text = gate[0].conf.read_text()

@@ -32,12 +32,34 @@ static bool read_failure(const char *name, struct failure *failure)
 	return good;
 }
 
+/* The id becomes a name in our directory: nothing else of the file system. */
+static bool is_name(const char *id)
+{
+	return *id && *id != '.' && strlen(id) < 256 && !strchr(id, '/');
+}
+
+/* Whether a container was taken out of service: nobody needs to be asked. */
+static bool is_barred(const char *id, char *message, size_t room)
+{
+	struct text text = { 0 };
+	char path[PATH_MAX + 512];
+	bool barred = false;
+
+	snprintf(path, sizeof(path), "%s/gate/%s", run_dir, id);
+	if (is_name(id) && read_file(path, &text, 4096) && !strncmp(text.data, "barred ", 7)) {
+		barred = true;
+		snprintf(message, room, "rote: %.*s", (int)strcspn(text.data + 7, "\n"),
+			 text.data + 7);
+	}
+	free(text.data);
+	return barred;
+}
+
 static struct failure failure_of(const char *id)
 {
 	struct failure failure = { fail_allow, fail_seconds, "" };
 
-	/* The id becomes a name in our directory: nothing else of the file system. */
-	if (*id && *id != '.' && strlen(id) < 256 && !strchr(id, '/') && read_failure(id, &failure))
+	if (is_name(id) && read_failure(id, &failure))
 		return failure;
 	if (read_failure("default", &failure))
 		return failure;
@@ -192,6 +214,8 @@ static int hook_main(const char *gate, bool leave_word)
 		get_string(object, "id", id, sizeof(id));
 		get_string(object, "bundle", bundle, sizeof(bundle));
 	}
+	if (is_barred(id, message, sizeof(message)))
+		return refuse(message, bundle, leave_word);
 	failure = failure_of(id);
 	if (ask(&state, gate, failure.seconds, answer)) {
 		if (!strcmp(answer, "allow"))

@@ -216,6 +216,10 @@ static int runtime_main(char **argv)
 	if (!call.verb || (strcmp(call.verb, "create") && strcmp(call.verb, "run") &&
 			   strcmp(call.verb, "restore")))
 		run_real(&call, argv);
+	if (is_barred(call.id ? call.id : "", message, sizeof(message))) {
+		tell(&call, message);
+		return 1;
+	}
 	problem = prepare_bundle(call.bundle);
 	if (*problem) {
 		failure = failure_of(call.id ? call.id : "");

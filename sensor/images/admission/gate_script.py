@@ -140,12 +140,27 @@ class Context:
     parse_constant = float
 
 
+def is_name(identity: str) -> bool:
+    """Whether an id can be a name in our directory, and is nothing else of the file system."""
+    good = identity and not identity.startswith(".") and "/" not in identity
+    return bool(good) and len(identity) < 256
+
+
+def barred(settings: Settings, identity: str) -> str:
+    """Why a container was taken out of service, so that nobody needs to be asked; "" if not."""
+    try:
+        if is_name(identity):
+            text = read_file(f"{settings.run_dir}/gate/{identity}", 4096).decode()
+            if text.startswith("barred "):
+                return f"rote: {text[7:].rstrip()}"
+    except (OSError, ValueError):
+        pass  # the daemon did not say so
+    return ""
+
+
 def failure_of(settings: Settings, identity: str) -> Failure:
     """What was chosen beforehand, for this container or for all."""
-    names = ["default"]
-    if identity and not identity.startswith(".") and "/" not in identity and len(identity) < 256:
-        names.insert(0, identity)
-    for name in names:
+    for name in (identity, "default") if is_name(identity) else ("default",):
         try:
             text = read_file(f"{settings.run_dir}/gate/{name}", 4096).decode()
             word, seconds, *rule = text.rstrip("\n").split(" ", 2)
@@ -218,6 +233,8 @@ def hook_main(gate: str, leave_word: bool) -> int:
         identity, bundle = str(found["id"]), str(found["bundle"])
     except (ValueError, KeyError, TypeError):
         pass  # the daemon's to say
+    if message := barred(settings, identity):
+        return refuse(message, bundle, leave_word)
     failure = failure_of(settings, identity)
     path = f"{settings.run_dir}/gate.sock"
     try:
@@ -327,6 +344,9 @@ def runtime_main(arguments: list[str]) -> int:
     call = Call(arguments)
     if call.verb not in ("create", "run", "restore"):
         return run_real(settings, call, arguments)
+    if message := barred(settings, call.id):
+        call.tell(message)
+        return 1
     problem = prepare_bundle(call.bundle)
     if problem:
         failure = failure_of(settings, call.id)

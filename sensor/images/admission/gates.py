@@ -96,6 +96,13 @@ class Gates:
         if change.kind in ("created", "added", "changed"):
             self._files.put(change.container.id, self._failure(change.container))
 
+    def blocked(self, container_id: str, held: bool) -> None:
+        """A container was taken out of service, or may run again."""
+        if held:
+            self._files.bar(container_id, _out_of_service(container_id))
+        else:
+            self._files.unbar(container_id)
+
     def rules_changed(self, containers: Iterable[Container]) -> None:
         """What counts when nobody answers may be another now."""
         try:
@@ -121,3 +128,11 @@ class Gates:
             "fanotify": fanotify,
             **self.server.status(),
         }
+
+
+def _out_of_service(container_id: str) -> str:
+    short = container_id[:12]
+    return (
+        f"{short} was taken out of service: rote blocked show {short} says why, "
+        f"rote unblock {short} lets it run"
+    )

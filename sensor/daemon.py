@@ -135,8 +135,7 @@ class Daemon:
             admission = Admission(
                 settings, pipeline, found, keeper, responders.blocker, stack=stack
             )
-            gates = self._gates(found, registry, admission)
-            responders.watchers += [gates.on_container, admission.on_container]
+            gates = self._gates(found, registry, admission, responders)
             pipeline.registry = registry
             pipeline.hits = Hits(settings.state_dir / "rule-hits.json")
             pipeline.teaching = Teaching(parent_of, settings.state_dir / "suspects.json")
@@ -184,7 +183,13 @@ class Daemon:
                 await channels.close()
                 _notify("STOPPING=1")
 
-    def _gates(self, found: list[Runtime], registry: Registry, admission: Admission) -> Gates:
+    def _gates(
+        self,
+        found: list[Runtime],
+        registry: Registry,
+        admission: Admission,
+        responders: Responders,
+    ) -> Gates:
         gates = Gates(
             self.settings,
             found,
@@ -193,6 +198,7 @@ class Daemon:
             self._failure or admission.failure,
         )
         admission.gates_ask = bool(gates.status()["installed"])
+        responders.watchers += [gates.on_container, admission.on_container]
         return gates
 
     def reload(self) -> None:

@@ -147,7 +147,7 @@ class Admission:
         if change.kind != "added" or not container.image.id or container.runtime == "cgroup":
             return
         if change.running_before:
-            self._apart(self.gatekeeper.rescan(container))
+            self._apart(self._rescan(container))
         elif not self._was_asked(container.id):
             self._apart(self._started(container))
 
@@ -158,11 +158,18 @@ class Admission:
             await asyncio.sleep(_HOOK_SECONDS)
             if self._was_asked(container.id):
                 return
-        inspected: Mapping[str, Any] = {}
+        inspected = await self._inspected(container)
+        await self.gatekeeper.judge(Start(container, "events", inspected=inspected))
+
+    async def _rescan(self, container: Container) -> None:
+        await self.gatekeeper.rescan(container, await self._inspected(container))
+
+    async def _inspected(self, container: Container) -> Mapping[str, Any]:
+        """What its runtime says of it; what is empty is not known, and checks say so."""
         if (control := self._controls.get(container.runtime)) is not None:
             with contextlib.suppress(RuntimeUnavailableError):
-                inspected = await control.details(container.id) or {}
-        await self.gatekeeper.judge(Start(container, "events", inspected=inspected))
+                return await control.details(container.id) or {}
+        return {}
 
     async def run(self) -> None:
         """Scan when a day is over, or rules or feeds are others; update feeds; until cancelled."""
@@ -201,7 +208,7 @@ class Admission:
             key = (container.model_id, container.name if self._keeper.rules.image_rules else "")
             if container.image.id and container.runtime != "cgroup" and key not in seen:
                 seen.add(key)
-                await self.gatekeeper.rescan(container)
+                await self._rescan(container)
         await self._forget_gone()
 
     async def _forget_gone(self) -> None:
@@ -291,7 +298,9 @@ class Admission:
             found = tried.applicable(container, self._keeper.policy.where)
             name = {"container": container.name, "image": container.image.reference}
             try:
-                opinions = await self.gatekeeper.preview(container, found)
+                opinions = await self.gatekeeper.preview(
+                    container, await self._inspected(container), found
+                )
             except RoteError as error:
                 action = "allow" if found.failure.allow else "block"
                 rows.append({**name, "action": action, "message": f"cannot be judged: {error}"})

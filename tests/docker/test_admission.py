@@ -165,6 +165,14 @@ def test_what_runs_before_the_sensor_is_told_of_only(
     assert audit["container_id"] == container.id
     assert container.inspect()["State"]["Running"]
     assert judged.rote.json("blocked", "list") == []
+    check = {"kind": "compliance", "name": "c", "checks": {"5.26": "block"}, "default": "ignore"}
+    judged.rules.write_text(yaml.safe_dump({"version": 1, "rules": [check]}))
+    judged.rote("rules", "reload")
+    (failed,) = judged.rote.wait_for(
+        lambda: judged.rote.audits("--type", "compliance_failed"), seconds=SECONDS, what="a check"
+    )
+    assert failed["extra"]["checks"] == "5.26"
+    assert "it runs already" in failed["remarks"][0]
 
 
 def test_feeds_are_fetched_by_the_sensor_and_their_age_is_told(

@@ -190,11 +190,11 @@ async def test_without_a_gate_it_is_blocked_once_it_runs(gate: Gate) -> None:
 async def test_what_ran_before_is_told_of_and_goes_on(gate: Gate) -> None:
     """A rule that comes late, a new advisory: the service is not taken down for it."""
     gate.details = {"GraphDriver": {"Data": {"UpperDir": "/x", "LowerDir": ""}}}
-    await gate.keeper.rescan(box())
+    await gate.keeper.rescan(box(), {})
     assert gate.blocked == []
     (audit,) = gate.audits
     assert audit.remarks == ("it runs already; its next start would be refused",)
-    await gate.keeper.rescan(box())
+    await gate.keeper.rescan(box(), {})
     assert len(gate.audits) == 1
 
 

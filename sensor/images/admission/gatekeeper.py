@@ -10,7 +10,7 @@ import asyncio
 import datetime as dt
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,22 +212,34 @@ class Gatekeeper:
         """What becomes of its start when nobody decides in time."""
         return self._ends.rules(container).failure
 
-    async def rescan(self, container: Container) -> None:
+    async def rescan(self, container: Container, inspected: Mapping[str, Any]) -> None:
         """Judge a container that runs anew: its rules, or the advisories, are others now.
 
         It is told of and goes on: only starts are refused.
+
+        Args:
+            container: which.
+            inspected: what its runtime says of it, see ``Start``.
         """
         self.tally.rescans += 1
         rules = self._ends.rules(container)
-        await self._judge_apart(_Case(Start(container, "scan"), rules, False))
+        start = Start(container, "scan", inspected=inspected)
+        await self._judge_apart(_Case(start, rules, False))
 
-    async def preview(self, container: Container, rules: Applicable) -> list[Opinion]:
+    async def preview(
+        self, container: Container, inspected: Mapping[str, Any], rules: Applicable
+    ) -> list[Opinion]:
         """What other rules would make of a container. Nobody is told.
+
+        Args:
+            container: which.
+            inspected: what its runtime says of it, see ``Start``.
+            rules: that are tried.
 
         Raises:
             RoteError: its image cannot be judged.
         """
-        return await self._weigh(Start(container, "scan"), rules)
+        return await self._weigh(Start(container, "scan", inspected=inspected), rules)
 
     async def _judge_apart(self, case: _Case) -> None:
         """Judge what nobody waits for."""

@@ -15,7 +15,7 @@ from sensor.audits.formats import escape
 from sensor.cli.images_reading import engine_option
 from sensor.cli.output import emit, emit_json, emit_lines, emit_table, output_option
 from sensor.errors import UsageError
-from sensor.rules.checks import CHECKS, check_id, natural
+from sensor.rules.checks import CHECKS, OWN_CHECKS, check_id, natural
 from sensor.rules.compliance import DEFAULT, TEMPLATES, template_checks, template_text
 from sensor.yamlfiles import nearest
 
@@ -25,13 +25,12 @@ if TYPE_CHECKING:
     from sensor.images.compliance.judge import ComplianceDecision, Result
     from sensor.rules.compliance import ComplianceRule
 
-_CHECKS = Path("/etc/rote/checks.d")
 _LIST = ("id", "alias", "severity", "check", "templates")
 _TEMPLATE_MARKS = {"cis-docker": "CIS", "nist-800-190": "NIST", "pci-dss": "PCI"}
 _checks_option = click.option(
     "--checks",
     type=click.Path(path_type=Path, file_okay=False),
-    default=_CHECKS,
+    default=OWN_CHECKS,
     show_default=True,
     help="Where one's own checks are.",
 )

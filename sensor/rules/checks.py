@@ -14,10 +14,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from sensor.yamlfiles import nearest
 
 LEVELS = ("low", "medium", "high", "critical")
+OWN_CHECKS = Path("/etc/rote/checks.d")  # where people put their own
 CUSTOM_FROM = 9000  # numbers of checks that people write themselves
 _CUSTOM_NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_.][a-z0-9]+)*")
 CIS, NIST, PCI = "CIS Docker 1.6.0", "NIST SP 800-190", "PCI DSS 4.0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import struct
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,17 @@ from sensor.images.compliance.facts import (
 )
 from sensor.images.compliance.updates import pending_updates
 from sensor.images.worker import Request, read_apart, read_image_apart
-from tests.unit.imagery import BASH, DEBIAN, Content, docker_archive, inventory, layer, oci_layout
+from tests.unit.imagery import (
+    BASH,
+    DEBIAN,
+    Content,
+    docker_archive,
+    inventory,
+    layer,
+    oci_layout,
+    unpack_to,
+)
+from tests.unit.test_images_system import sqlite_database
 
 KEY = (
     b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\n"
@@ -106,6 +117,41 @@ def test_apk_says_what_its_files_should_be(tmp_path: Path) -> None:
         )
     )  # fmt: skip
     assert found.altered == ("/bin/other (busybox)",)
+    assert (found.expected, found.compared) == (2, 2)
+
+
+def _rpm_header(
+    texts: dict[int, str], lists: dict[int, list[str]], numbers: dict[int, list[int]]
+) -> bytes:
+    """A header as RPM keeps it in its databases."""
+    index, data = b"", b""
+    for tag, text in texts.items():
+        index += struct.pack(">IIiI", tag, 6, len(data), 1)
+        data += text.encode() + b"\0"
+    for tag, entries in lists.items():
+        index += struct.pack(">IIiI", tag, 8, len(data), len(entries))
+        data += b"".join(entry.encode() + b"\0" for entry in entries)
+    for tag, values in numbers.items():
+        index += struct.pack(">IIiI", tag, 4, len(data), len(values))
+        data += struct.pack(f">{len(values)}I", *values)
+    return struct.pack(">II", len(index) // 16, len(data)) + index + data
+
+
+def test_rpm_says_what_its_files_should_be(tmp_path: Path) -> None:
+    """By the digest that it names; configuration files and those it only reserves may differ."""
+    sha = hashlib.sha256(LS).hexdigest()
+    names = ["ls", "dir", "conf", "ghost"]
+    header = _rpm_header(
+        {1000: "coreutils", 1001: "9", 1002: "1", 1022: "x86_64"},
+        {1117: names, 1118: ["/usr/bin/"], 1035: [sha, sha, sha, ""]},
+        {1116: [0, 0, 0, 0], 1037: [0, 0, 1, 64], 5011: [8]},
+    )
+    root = tmp_path / "root"
+    files: dict[str, Content] = {f"usr/bin/{name}": LS for name in names}
+    unpack_to(root, {**files, "usr/bin/dir": b"other", "usr/bin/conf": b"mine"})
+    sqlite_database(root / "var/lib/rpm", [header])
+    found = look(root)
+    assert found.altered == ("/usr/bin/dir (coreutils)",)
     assert (found.expected, found.compared) == (2, 2)
 
 

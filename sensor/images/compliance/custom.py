@@ -27,10 +27,9 @@ from sensor.errors import BadInputError, YamlFileError
 from sensor.images.compliance.check import Status, Verdict
 from sensor.images.compliance.subject import Subject
 from sensor.images.compliance.values import shorten
-from sensor.rules.checks import CHECKS, CUSTOM_FROM, Check, is_custom
+from sensor.rules.checks import CHECKS, CUSTOM_FROM, OWN_CHECKS, Check, is_custom
 from sensor.yamlfiles import explain_validation, read_yaml
 
-DIRECTORY = Path("/etc/rote/checks.d")
 MEMORY_MAX = 512 << 20  # bytes of address space
 OUTPUT_MAX = 64 << 10
 SECONDS_MAX = 60.0
@@ -229,7 +228,7 @@ def _take(
     return len(taken[pipe]) <= OUTPUT_MAX
 
 
-def read_custom_checks(directory: Path = DIRECTORY) -> tuple[CustomCheck, ...]:
+def read_custom_checks(directory: Path = OWN_CHECKS) -> tuple[CustomCheck, ...]:
     """The checks of a directory, by their names.
 
     Args:

@@ -15,6 +15,7 @@ from typing import Any
 from sensor.audits.audit import Audit, AuditType, Guarantee, Severity, audit_about
 from sensor.config import Settings
 from sensor.containers.container import Container
+from sensor.containers.docker import DockerRuntime
 from sensor.containers.registry import ContainerChange
 from sensor.containers.runtime import Control, Runtime
 from sensor.errors import BadInputError, RoteError, RuntimeUnavailableError
@@ -330,7 +331,12 @@ class Admission:
 
     async def _image_details(self, container: Container) -> Mapping[str, Any] | None:
         control = self._controls.get(container.runtime)
-        return await control.image_details(container.image.id) if control is not None else None
+        if control is None:
+            return None
+        details = await control.image_details(container.image.id)
+        if details is None or not isinstance(control, DockerRuntime):
+            return details
+        return {**details, "History": await control.image_history(container.image.id)}
 
     def _rules(self, container: Container) -> Applicable:
         return self._image_rules().applicable(container, self._keeper.policy.where)

@@ -17,6 +17,7 @@ from sensor.images.worker import Request, read_apart, read_image_apart
 
 _NEVER = "0001-01-01"  # when a container of Docker's started that never did
 _AT_ONCE = 2
+_DESCRIPTIONS_MAX = 256  # some 10 kB each
 Details = Callable[[Container], Awaitable[Mapping[str, Any] | None]]
 Read = Callable[[Request], Awaitable[Inventory]]
 ReadBoth = Callable[[Request, HashList], Awaitable[tuple[Inventory, ImageFacts]]]
@@ -48,6 +49,7 @@ class Library:
         self._read = read
         self._read_both = read_both
         self._under_way: dict[str, asyncio.Task[Any]] = {}
+        self._descriptions: dict[str, Mapping[str, Any]] = {}
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def contents(self, start: Start, hashes: HashList) -> Contents:
@@ -69,11 +71,22 @@ class Library:
                 f"{image or start.container.id} {hashes.id}", self._take_both(start, hashes)
             )
             inventory, facts = read
+        return Contents(inventory, facts, await self._description(start.container))
+
+    async def _description(self, container: Container) -> Mapping[str, Any]:
+        """The runtime's description of an image; it does not change under its id either."""
+        known = self._descriptions.get(container.image.id)
+        if known is not None:
+            return known
         try:
-            details = await self._details(start.container)
+            found = await self._details(container) or {}
         except RuntimeUnavailableError:
-            details = None  # checks that need it say that they do not know
-        return Contents(inventory, facts, details or {})
+            return {}  # checks that need it say that they do not know
+        if found and container.image.id:
+            if len(self._descriptions) >= _DESCRIPTIONS_MAX:
+                self._descriptions.pop(next(iter(self._descriptions)))
+            self._descriptions[container.image.id] = found
+        return found
 
     async def inventory(self, start: Start) -> Inventory:
         """What a container's image consists of.

@@ -31,6 +31,7 @@ from sensor.rules.trusted import TrustRule, trust_rule_for, trust_rules
 from sensor.rules.vulnerability import VulnerabilityRule, rule_for, vulnerability_rules
 
 _log = logging.getLogger("rote.admission")
+_TURNS_MAX = 1024
 AnyRule = TrustRule | ComplianceRule | VulnerabilityRule
 _FEEDLESS = (
     "there are no advisories, so that nothing can be said of vulnerabilities; "
@@ -272,16 +273,13 @@ class Gatekeeper:
         start = case.start
         container = start.container
         key = container.image.id or container.id
-        turn = self._turns.setdefault(key, asyncio.Lock())
-        try:
-            async with turn:
-                opinions = await self._weigh(start, case.rules)
-                reason = refusal(opinions)
-                stops = bool(reason) and not case.held and case.runs and self._may_stop(start)
-                audits = self._tell(case, opinions, stops=stops)
-        finally:
-            if not turn.locked():
-                self._turns.pop(key, None)
+        if len(self._turns) > _TURNS_MAX:
+            self._turns = {k: turn for k, turn in self._turns.items() if turn.locked()}
+        async with self._turns.setdefault(key, asyncio.Lock()):
+            opinions = await self._weigh(start, case.rules)
+            reason = refusal(opinions)
+            stops = bool(reason) and not case.held and case.runs and self._may_stop(start)
+            audits = self._tell(case, opinions, stops=stops)
         self.tally.judged += 1
         for opinion in opinions:
             self._ends.count(opinion.rule, str(opinion.kind), int(self._clock() * 1e9))

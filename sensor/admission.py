@@ -19,7 +19,8 @@ from sensor.containers.docker import DockerRuntime
 from sensor.containers.registry import ContainerChange
 from sensor.containers.runtime import Control, Runtime
 from sensor.errors import BadInputError, RoteError, RuntimeUnavailableError
-from sensor.images.admission.gatekeeper import Applicable, Ends, Gatekeeper, ImageRules
+from sensor.images.admission.gatekeeper import Ends, Gatekeeper
+from sensor.images.admission.image_rules import Applicable, ImageRules
 from sensor.images.admission.judge_compliance import OwnChecks
 from sensor.images.admission.library import Library
 from sensor.images.admission.start import Answer, Failure, Start

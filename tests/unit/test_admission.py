@@ -17,7 +17,8 @@ from sensor.audits.formats import FORMATS
 from sensor.audits.text import one_line, render
 from sensor.containers.container import Container, Image
 from sensor.errors import ImageError, RuleFileError, RuntimeUnavailableError
-from sensor.images.admission.gatekeeper import Applicable, Ends, Gatekeeper, ImageRules
+from sensor.images.admission.gatekeeper import Ends, Gatekeeper
+from sensor.images.admission.image_rules import Applicable, ImageRules
 from sensor.images.admission.library import Library
 from sensor.images.admission.start import Failure, Start
 from sensor.images.cache import InventoryCache
@@ -209,6 +210,27 @@ async def test_what_cannot_be_read_is_decided_by_the_rule(gate: Gate, *, allow: 
     outcome = ("alert", "observed") if allow else ("block", "denied")
     assert gate.said() == [("admission_failed", *outcome)]
     assert gate.keeper.tally.failed == 1
+
+
+async def test_what_one_rule_cannot_judge_keeps_no_other_from_refusing(gate: Gate) -> None:
+    """And each rule fails as it says itself."""
+    gate.trouble = ImageError("shop/web:1: cannot be read")
+    nobody = TrustRule(
+        "ours only", groups=(TrustedGroup(images=("ours/*",)),), untrusted=Action.BLOCK,
+        allow_on_error=False,
+    )  # fmt: skip
+    gate.trust = nobody
+    assert "of no trusted group" in await gate.start()
+    gate.trust = replace(nobody, groups=(TrustedGroup(images=("shop/*",)),))
+    assert await gate.start() == ""  # the other's error, and that one allows
+    gate.vulnerability = replace(CRITICAL, allow_on_error=False)
+    assert "cannot be read" in await gate.start()
+    gate.vulnerability = VulnerabilityRule("told")
+    assert await gate.start() == ""
+    assert "cannot be read" in gate.keeper.tally.last_error
+    assert [a.type for a in gate.audits] == [
+        "untrusted_image", "admission_failed", "admission_failed",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("allow", [True, False])

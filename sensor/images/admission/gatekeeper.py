@@ -10,13 +10,14 @@ import asyncio
 import datetime as dt
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sensor.audits.audit import Action, Audit, AuditType, Guarantee, Sensor, Severity, audit_about
 from sensor.containers.container import Container
 from sensor.errors import ImageError, RoteError, StateError
+from sensor.images.admission.image_rules import AnyRule, Applicable
 from sensor.images.admission.judge_compliance import OwnChecks, about_compliance
 from sensor.images.admission.judges import about_trust, about_vulnerabilities
 from sensor.images.admission.library import Library
@@ -24,79 +25,16 @@ from sensor.images.admission.opinion import Opinion, refusal
 from sensor.images.admission.start import Answer, Failure, Start
 from sensor.images.vulns.scan import Scanner
 from sensor.images.vulns.told import ToldStore
-from sensor.rules.compliance import ComplianceRule, compliance_rule_for, compliance_rules
-from sensor.rules.files import RuleSet
-from sensor.rules.scope import Where
-from sensor.rules.trusted import TrustRule, trust_rule_for, trust_rules
-from sensor.rules.vulnerability import VulnerabilityRule, rule_for, vulnerability_rules
+from sensor.rules.compliance import ComplianceRule
+from sensor.rules.trusted import TrustRule
+from sensor.rules.vulnerability import VulnerabilityRule
 
 _log = logging.getLogger("rote.admission")
 _TURNS_MAX = 1024
-AnyRule = TrustRule | ComplianceRule | VulnerabilityRule
 _FEEDLESS = (
     "there are no advisories, so that nothing can be said of vulnerabilities; "
     "see: rote vulns status"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Applicable:
-    """The rules about images that count for one container; None: no rule of the kind does."""
-
-    trust: TrustRule | None
-    compliance: ComplianceRule | None
-    vulnerability: VulnerabilityRule
-
-    @property
-    def blocking(self) -> list[AnyRule]:
-        """Those that may refuse a start."""
-        return [
-            rule
-            for rule in (self.trust, self.compliance, self.vulnerability)
-            if rule and rule.may_block
-        ]
-
-    @property
-    def failure(self) -> Failure:
-        """What becomes of a start that they cannot judge: the strictest of what they say."""
-        rules = self.blocking
-        if not rules:
-            return Failure()
-        strict = next((rule for rule in rules if not rule.allow_on_error), None)
-        return Failure(
-            strict is None,
-            min(rule.time_limit for rule in rules),
-            (strict or rules[0]).name,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRules:
-    """All rules about images, in their order."""
-
-    trust: tuple[TrustRule, ...] = ()
-    compliance: tuple[ComplianceRule, ...] = ()
-    vulnerability: tuple[VulnerabilityRule, ...] = ()
-
-    @classmethod
-    def of(cls, rules: RuleSet) -> ImageRules:
-        """Those among what was read."""
-        return cls(trust_rules(rules), compliance_rules(rules), vulnerability_rules(rules))
-
-    def applicable(self, container: Container, where: Where) -> Applicable:
-        """Those that count for a container: of each kind the first whose scope matches."""
-        return Applicable(
-            trust_rule_for(self.trust, container, where),
-            compliance_rule_for(self.compliance, container, where),
-            rule_for(self.vulnerability, container, where),
-        )
-
-    @property
-    def strictest(self) -> Failure:
-        """What becomes of the start of a container that nobody knows."""
-        rules: tuple[AnyRule, ...] = (*self.trust, *self.compliance, *self.vulnerability)
-        strict = next((r for r in rules if r.may_block and not r.allow_on_error), None)
-        return Failure() if strict is None else Failure(False, strict.time_limit, strict.name)
 
 
 @dataclass(slots=True)
@@ -134,6 +72,19 @@ class Ends:
     count: Callable[[str, str, int], None] = lambda _rule, _what, _time_ns: None
     own_checks: Callable[[], OwnChecks] = OwnChecks
     in_use: Callable[[Container], Collection[str] | None] = lambda _container: None
+
+
+class _UnjudgedError(ImageError):
+    """A rule that may refuse a start could not judge it.
+
+    Args:
+        rule: which.
+        why: one line.
+    """
+
+    def __init__(self, rule: AnyRule, why: str) -> None:
+        super().__init__(why)
+        self.failure = Failure(rule.allow_on_error, rule.time_limit, rule.name)
 
 
 @dataclass(slots=True)
@@ -202,8 +153,8 @@ class Gatekeeper:
         except asyncio.CancelledError:
             case.held, case.runs = False, False  # whoever asked has gone
             raise
-        except RoteError as error:
-            return self._without(case, failure, str(error))
+        except _UnjudgedError as error:
+            return self._without(case, error.failure, str(error))
         if reason:
             self.tally.refused += 1
             _log.warning("%s is refused: %s", _name(container), reason)
@@ -246,17 +197,14 @@ class Gatekeeper:
         """Judge what nobody waits for."""
         try:
             await self._consider(case)
-        except RoteError as error:
-            failure = case.rules.failure
-            if case.rules.blocking:
-                audit = self._undecided(case, failure, str(error))
-                if not failure.allow and not case.start.held and self._may_stop(case.start):
-                    self._ends.block(case.start.container, audit, failure.rule)
-            else:
-                name = _name(case.start.container)
-                self.tally.failed += 1
-                self.tally.last_error = f"{name}: {error}"
-                _log.warning("%s: its image cannot be judged: %s", name, error)
+        except _UnjudgedError as error:
+            audit = self._undecided(case, error.failure, str(error))
+            if not error.failure.allow and not case.start.held and self._may_stop(case.start):
+                self._ends.block(case.start.container, audit, error.failure.rule)
+
+    def _note_failed(self, container: Container, why: str) -> None:
+        self.tally.failed += 1
+        self.tally.last_error = f"{_name(container)}: {why}"
 
     def _may_stop(self, start: Start) -> bool:
         """Whether a container that should not run is taken out of service.
@@ -290,36 +238,62 @@ class Gatekeeper:
         return reason
 
     async def _weigh(self, start: Start, rules: Applicable) -> list[Opinion]:
-        """All opinions that rules have of it."""
-        container = start.container
+        """All opinions that rules have of it.
+
+        What one kind of rule cannot judge keeps no other from refusing, and counts only where it
+        might itself have refused.
+
+        Raises:
+            _UnjudgedError: a rule that may refuse could not judge, and no other refuses.
+        """
+        found: list[Opinion] = []
+        unjudged: list[_UnjudgedError] = []
+        for rule, judging in self._judges(start, rules):
+            try:
+                opinion = await judging
+            except RoteError as error:
+                if rule.may_block:
+                    unjudged.append(_UnjudgedError(rule, str(error)))
+                else:
+                    self._note_failed(start.container, str(error))
+                    _log.warning("%s cannot be judged: %s", _name(start.container), error)
+            else:
+                found += [opinion] if opinion is not None else []
+        if unjudged and not refusal(found):
+            raise next((e for e in unjudged if not e.failure.allow), unjudged[0])
+        return found
+
+    def _judges(
+        self, start: Start, rules: Applicable
+    ) -> Iterator[tuple[AnyRule, Coroutine[Any, Any, Opinion | None]]]:
         today = dt.datetime.fromtimestamp(self._clock(), dt.UTC).date()
-        found: list[Opinion | None] = []
-        trust = rules.trust
-        if trust is not None:
-            inventory = await self._library.inventory(start) if trust.asks_for_layers else None
-            found.append(about_trust(container, trust, inventory, self._told, today))
+        if rules.trust is not None:
+            yield rules.trust, self._about_trust(start, rules.trust, today)
         if rules.compliance is not None:
-            own = self._ends.own_checks()
-            contents = await self._library.contents(start, own.hashes)
-            found.append(
-                await about_compliance(
-                    start, rules.compliance, contents, own, told=self._told, today=today
-                )
-            )
-        if self._scanner.informed:
-            inventory = await self._library.inventory(start)
-            found.append(
-                about_vulnerabilities(
-                    self._scanner,
-                    inventory,
-                    rules.vulnerability,
-                    today,
-                    self._ends.in_use(container),
-                )
-            )
-        elif rules.vulnerability.may_block:
-            raise ImageError(_FEEDLESS)
-        return [opinion for opinion in found if opinion is not None]
+            yield rules.compliance, self._about_compliance(start, rules.compliance, today)
+        yield rules.vulnerability, self._about_vulnerabilities(start, rules.vulnerability, today)
+
+    async def _about_trust(self, start: Start, rule: TrustRule, today: dt.date) -> Opinion | None:
+        inventory = await self._library.inventory(start) if rule.asks_for_layers else None
+        return about_trust(start.container, rule, inventory, self._told, today)
+
+    async def _about_compliance(
+        self, start: Start, rule: ComplianceRule, today: dt.date
+    ) -> Opinion | None:
+        own = self._ends.own_checks()
+        contents = await self._library.contents(start, own.hashes)
+        return await about_compliance(start, rule, contents, own, told=self._told, today=today)
+
+    async def _about_vulnerabilities(
+        self, start: Start, rule: VulnerabilityRule, today: dt.date
+    ) -> Opinion | None:
+        if not self._scanner.informed:
+            if rule.may_block:
+                raise ImageError(_FEEDLESS)
+            return None
+        inventory = await self._library.inventory(start)
+        in_use = self._ends.in_use(start.container)
+        return about_vulnerabilities(self._scanner, inventory, rule, today, in_use)
 
     def _tell(self, case: _Case, opinions: Iterable[Opinion], *, stops: bool) -> list[Audit]:
         """Audits of what is new, and of what is done because of it."""
@@ -362,8 +336,7 @@ class Gatekeeper:
         """Tell that nobody could decide."""
         name = _name(case.start.container)
         held = case.start.held
-        self.tally.failed += 1
-        self.tally.last_error = f"{name}: {why}"
+        self._note_failed(case.start.container, why)
         done = ("allowed" if failure.allow else "refused") if held else "not undone"
         _log.warning("%s cannot be judged, its start is %s: %s", name, done, why)
         audit = self._audit(

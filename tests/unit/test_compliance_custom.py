@@ -62,7 +62,7 @@ def ask(directory: Path, script: str, seconds: float = 5.0) -> Verdict:
         ("echo; echo not so; echo more; exit 1", Status.FAIL, "not so"),
         ("exit 1", Status.FAIL, ""),
         ("echo why >&2; exit 7", Status.UNKNOWN, "error: exit status 7; expected 0 or 1: why"),
-        ("kill -KILL $$; sleep 9; exit 3", Status.UNKNOWN, ""),
+        ("kill -KILL $$; exit 0", Status.UNKNOWN, "error: ended by SIGKILL"),
         ("printf 'a\\033[31mb\\n'; exit 1", Status.FAIL, "a\\x1b[31mb"),
         ("echo DB_PASSWORD=hunter2; exit 1", Status.FAIL, "DB_PASSWORD=***"),
         ("exec 0<&-; exit 0", Status.PASS, ""),
@@ -116,7 +116,7 @@ def test_it_has_no_privileges(place: Path) -> None:
     write(place, script)
     code, out, _ = custom._run(check.program, b"{}", 5.0)
     told = json.loads(out)
-    assert (code, told["pid"], told["net"]) == (0, 1, ["lo"])
+    assert (code, told["pid"], told["net"]) == (0, 2, ["lo"])
     assert set(told["env"]) <= {"PATH", "LANG", "LC_CTYPE"}
     write(place, "cat /etc/shadow >/dev/null 2>&1 && exit 1; echo kept; exit 0")
     assert check.run(SUBJECT) == Verdict(Status.PASS, "kept")

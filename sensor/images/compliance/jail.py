@@ -74,6 +74,23 @@ def _execute(program: str, seconds: float, memory: int, *, root: bool) -> None:
     os._exit(_NOT_STARTED)
 
 
+def _init(program: str, seconds: float, memory: int, *, root: bool) -> None:
+    """The first process of the new namespace: when it ends, all that was started there ends.
+
+    The program is not that process itself: the first one of a namespace is spared the signals that
+    it sends itself, so that a program that aborts would go on.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    child = os.fork()
+    if child == 0:
+        _execute(program, seconds, memory, root=root)
+    while True:
+        ended, status = os.wait()  # also for what others left behind
+        if ended == child:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)
+
+
 def main() -> None:
     """Run it, and end as it ended."""
     seconds, memory, program = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -81,10 +98,9 @@ def main() -> None:
     if root and _libc.unshare(_NEW_PID | _NEW_NET | _NEW_IPC) != 0:
         os.write(2, f"no namespaces: {os.strerror(ctypes.get_errno())}\n".encode())
         sys.exit(_NOT_STARTED)
-    # The first process of the new namespace: when it ends, all that it started ends.
     child = os.fork()
     if child == 0:
-        _execute(program, seconds, memory, root=root)
+        _init(program, seconds, memory, root=root)
     end = time.monotonic() + seconds
     pause = 0.001
     while True:

@@ -89,11 +89,16 @@ class Admission:
             Scanner(self._store, self._told),
             self._told,
             Ends(
-                self._rules, pipeline.record, self._block, self._blocked,
-                lambda container: "" if not self._is_protected(container) else "protected",
-                self._count, lambda: self._own, self._in_use,
+                rules=self._rules,
+                record=pipeline.record,
+                block=self._block,
+                blocked=self._blocked,
+                protected=self._protected,
+                count=self._count,
+                own_checks=lambda: self._own,
+                in_use=self._in_use,
             ),
-        )  # fmt: skip
+        )
         self._parsed: tuple[RuleSet, ImageRules] | None = None
         self._own = OwnChecks.read(settings.checks_dir, settings.malware_file)
         self.gates_ask = False  # gates are installed, or have asked already
@@ -348,8 +353,9 @@ class Admission:
             self._parsed = (rules, ImageRules.of(rules))
         return self._parsed[1]
 
-    def _is_protected(self, container: Container) -> bool:
-        return self._keeper.policy.rule(container).protected
+    def _protected(self, container: Container) -> str:
+        rule = self._keeper.policy.rule(container)
+        return f"rule {rule.name} protects it" if rule.protected else ""
 
     def _block(self, container: Container, audit: Audit, rule: str) -> None:
         if why := self._blocker.violation(container, audit, rule):

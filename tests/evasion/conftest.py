@@ -40,7 +40,8 @@ def _share(table: list[Attack]) -> list[Attack]:
     --share); what a service must be able to do is tried on each.
     """
     number, _, of = os.environ.get("ROTE_TEST_SHARE", "1/1").partition("/")
-    return table[int(number) - 1 :: int(of)]
+    # A machine without a row would have a test that is skipped, and nothing may be.
+    return table[int(number) - 1 :: int(of)] if len(table) >= int(of) else table
 
 
 @pytest.fixture(scope="session")

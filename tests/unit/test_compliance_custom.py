@@ -23,7 +23,14 @@ from tests.waiting import wait_for
 
 SUBJECT = Subject("web", spec={"process": {"env": ["A=1"]}}, facts=ImageFacts("sha256:1"))
 ROOT = os.geteuid() == 0
-as_root = pytest.mark.skipif(not ROOT, reason="only root has privileges to lose")
+as_root = pytest.mark.usefixtures("root")
+
+
+@pytest.fixture
+def root() -> None:
+    """Who has no privileges cannot lose them."""
+    if not ROOT:
+        pytest.fail("losing privileges needs root: run scripts/test as root")
 
 
 @pytest.fixture

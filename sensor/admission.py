@@ -41,6 +41,7 @@ _SCAN_SECONDS = 86400.0
 _ASKED_SECONDS = 60.0  # so long after a gate's question a start is the same one
 _ASKED_MAX = 4096
 _HOOK_SECONDS = 1.0  # from the making of a cgroup to the hook's question, on a busy host
+_ABANDONED_SECONDS = 2.0  # by then what goes on is known to run
 _HOST = Container(id="", runtime="", name="rote")
 _RETRY_SECONDS = 3600.0  # between two tries to update feeds
 _UPDATE_MAX_SECONDS = 4 * 3600.0
@@ -116,9 +117,21 @@ class Admission:
             return await self.gatekeeper.judge(start)
         self._note_asked(start.container.id)
         try:
-            return await self.gatekeeper.judge(start)
-        finally:
-            self._note_asked(start.container.id)
+            answer = await self.gatekeeper.judge(start)
+        except asyncio.CancelledError:
+            # Whoever asked gave up, and may have let it go on without us.
+            self._asked.pop(start.container.id, None)
+            self._apart(self._abandoned(start.container.id))
+            raise
+        self._note_asked(start.container.id)
+        return answer
+
+    async def _abandoned(self, container_id: str) -> None:
+        """Judge a container that went on without an answer, as one that no gate held."""
+        await asyncio.sleep(_ABANDONED_SECONDS)
+        for watched in self._pipeline.watched():
+            if watched.container.id == container_id and not self._was_asked(container_id):
+                await self._started(watched.container)
 
     def _note_asked(self, container_id: str) -> None:
         self.gates_ask = True

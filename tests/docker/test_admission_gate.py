@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -172,6 +173,21 @@ def test_a_blocked_container_does_not_start_whoever_is_faster(gated: Gated) -> N
     assert not container.inspect()["State"]["Running"]
     rote("unblock", container.name)
     gated.docker("start", container.name)
+
+
+def test_what_went_on_while_nobody_answered_is_judged_afterwards(gated: Gated) -> None:
+    """The daemon hangs, the rule lets starts go on; once it answers again, it is blocked."""
+    gated.rules({**NO_CRITICALS, "time_limit": "0.5s"})
+    daemon = gated.rote.process
+    assert daemon is not None
+    daemon.send_signal(signal.SIGSTOP)
+    try:
+        container = gated.docker.run(ALPINE, "sleep", "1000")
+    finally:
+        daemon.send_signal(signal.SIGCONT)
+    gated.rote.wait_for(
+        lambda: not container.inspect()["State"]["Running"], seconds=SECONDS, what="the block"
+    )
 
 
 def test_a_rule_that_cannot_decide_fails_as_it_says(gated: Gated) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sensor.audits.audit import Action, AuditType, Severity
+from sensor.containers.container import Container
+from sensor.errors import ImageError
 from sensor.images.admission.opinion import Opinion
 from sensor.images.admission.start import Start
 from sensor.images.compliance.custom import CustomCheck, read_custom_checks
@@ -73,7 +75,10 @@ async def about_compliance(
         today: is noted with it.
 
     Returns:
-        None when no check failed that the rule minds.
+        None when no check failed that the rule minds, and all are known that would refuse.
+
+    Raises:
+        ImageError: one that would refuse is not known, and the rule refuses what cannot be judged.
     """
     subject = Subject.from_start(
         start, contents.details, contents.facts, inventory=contents.inventory,
@@ -81,9 +86,12 @@ async def about_compliance(
     )  # fmt: skip
     results = await _results(subject, own.customs)
     decision = decide(results, rule)
-    if decision.action is Action.IGNORE:
-        return None
     container = start.container
+    unknown = [r for r in decision.unknown if rule.effect(r.check) is Action.BLOCK]
+    if unknown and decision.action is not Action.BLOCK and not rule.allow_on_error:
+        raise ImageError(f"not known: {'; '.join(map(_line, unknown))}")
+    if decision.action is Action.IGNORE:
+        return _about_unknown(container, rule, unknown, told, today) if unknown else None
     notes = {_note(result, action): result for result, action in _counting(decision)}
     fresh = told.unnoted(container.model_id, notes)
     new = [notes[note] for note in fresh]
@@ -99,8 +107,31 @@ async def about_compliance(
         {
             "counts": " ".join(f"{level}:{count}" for level, count in decision.counts.items()),
             "checks": " ".join(result.check.id for result in failed),
+            **({"not_known": " ".join(r.check.id for r in unknown)} if unknown else {}),
         },
         lambda: told.note(container.model_id, tuple(notes), today),
+    )
+
+
+def _about_unknown(
+    container: Container,
+    rule: ComplianceRule,
+    unknown: Sequence[Result],
+    told: ToldStore,
+    today: dt.date,
+) -> Opinion:
+    """What could not be judged of what would refuse: it goes on, and people are told so once."""
+    notes = [f"check {result.check.id}: not known" for result in unknown]
+    fresh = told.unnoted(container.model_id, notes)
+    found = "; ".join(map(_line, unknown)) if fresh else ""
+    return Opinion(
+        AuditType.COMPLIANCE_FAILED,
+        Action.ALERT,
+        rule.name,
+        severity=Severity.LOW,
+        found=f"not known, so that it goes on: {found}" if found else "",
+        facts={"not_known": " ".join(result.check.id for result in unknown)},
+        told=lambda: told.note(container.model_id, notes, today),
     )
 
 

@@ -336,6 +336,29 @@ async def test_failed_checks_are_told_once_and_keep_it_from_starting(gate: Gate)
     assert len(gate.reads) == 1
 
 
+async def test_a_mistake_of_ours_is_counted(gate: Gate) -> None:
+    """Where nobody waits for an answer, too."""
+    gate.trouble = ZeroDivisionError("ours")
+    assert await gate.start(held=False, gate="events") == ""
+    await gate.settle()
+    assert gate.keeper.tally.failed == 1
+    assert "ZeroDivisionError" in gate.keeper.tally.last_error
+
+
+@pytest.mark.parametrize("allow", [True, False])
+async def test_a_check_that_would_refuse_and_is_not_known(gate: Gate, *, allow: bool) -> None:
+    """No inspection says whether it is privileged: refused, or let go and told once."""
+    gate.vulnerability = VulnerabilityRule("told", alert=None)
+    gate.compliance = ComplianceRule(
+        "cis", checks={"5.5": Action.BLOCK}, default=Action.IGNORE, allow_on_error=allow
+    )
+    message = await gate.start()
+    assert ("not known: 5.5" in message) is not allow
+    assert await gate.start() == message
+    told = [("compliance_failed", "alert", "observed")]
+    assert gate.said() == (told if allow else [("admission_failed", "block", "denied")] * 2)
+
+
 def test_every_format_shows_what_was_found(gate: Gate) -> None:
     """For people and for machines."""
     asyncio.run(_refused(gate))

@@ -378,6 +378,8 @@ class Gatekeeper:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, RoteError):
+            self.tally.failed += 1
+            self.tally.last_error = f"a mistake of Rote's: {type(error).__name__}; see the log"
             _log.error("a start was not judged", exc_info=error)
 
     async def close(self) -> None:
